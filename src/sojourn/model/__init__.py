@@ -1,0 +1,1 @@
+"""Programs, grants, limits, process states: plain values. No I/O, no clocks, no threads."""
