@@ -22,8 +22,10 @@ def main(path: str) -> None:
     trend = pd.Series(np.polyval(curve, centred), monthly.index)
 
     season = (monthly - trend).groupby(monthly.index.month).mean()
-    print(f"season: highest in month {season.idxmax()}, lowest in month {season.idxmin()}, "
-          f"{season.max() - season.min():.1f} ppm between them")
+    print(
+        f"season: highest in month {season.idxmax()}, lowest in month {season.idxmin()}, "
+        f"{season.max() - season.min():.1f} ppm between them"
+    )
 
     slope = np.polyval(np.polyder(curve), centred)
     growth = pd.DataFrame({"co2_ppm": monthly, "growth_ppm_a_year": slope}, monthly.index)

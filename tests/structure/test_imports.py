@@ -32,7 +32,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 PURE = ("sojourn.model", "sojourn.wasm", "sojourn.functions", "sojourn.vm.process.wasi")
 PURE_MAY_USE = {"msgpack"}  # the value format; numpy and pandas are looked up when they are already loaded
-IMPURE_STANDARD = {"os", "socket", "subprocess", "threading", "time", "select", "signal", "tempfile", "shutil"}
+IMPURE_STANDARD = {
+    "os",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+    "select",
+    "signal",
+    "tempfile",
+    "shutil",
+}
 ENGINE_ONLY = {"wasmtime"}
 
 
@@ -65,7 +75,9 @@ def part_of(module: str) -> str:
     return max(fits, key=len)
 
 
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_imports_point_downwards(name: str, path: Path) -> None:
     part = part_of(name)
     allowed = {part, *MAY_IMPORT[part]}
@@ -75,7 +87,9 @@ def test_imports_point_downwards(name: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [m for m in modules() if part_of(m[0]) in PURE], ids=lambda v: v if isinstance(v, str) else ""
+    ("name", "path"),
+    [m for m in modules() if part_of(m[0]) in PURE],
+    ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_pure_parts_know_no_outside(name: str, path: Path) -> None:
     used = {target.partition(".")[0] for target in imports(name, path)}
@@ -87,7 +101,11 @@ def test_pure_parts_know_no_outside(name: str, path: Path) -> None:
 
 
 def test_only_the_engine_touches_the_engine() -> None:
-    users = {name for name, path in modules() if any(t.partition(".")[0] in ENGINE_ONLY for t in imports(name, path))}
+    users = {
+        name
+        for name, path in modules()
+        if any(t.partition(".")[0] in ENGINE_ONLY for t in imports(name, path))
+    }
     assert users == {"sojourn.vm.process.engine"}
 
 

@@ -91,7 +91,9 @@ Grant = DirectoryGrant | EnvironmentGrant | SecretGrant
 
 def check_variable(name: str) -> None:
     if not _ENV_NAME.fullmatch(name):
-        raise GrantError(f"{name!r} is not a variable name", "Try: letters, digits and _, not starting with a digit")
+        raise GrantError(
+            f"{name!r} is not a variable name", "Try: letters, digits and _, not starting with a digit"
+        )
 
 
 def check_guest_path(path: str) -> None:

@@ -39,7 +39,9 @@ class Limits:
             spec = LIMITS[field.name]
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or (spec.unit != "s" and value != int(value)):
-                raise LimitError(f"{spec.name}: {value!r} is not a valid limit", f"Try: {spec.flag} {spec.example}")
+                raise LimitError(
+                    f"{spec.name}: {value!r} is not a valid limit", f"Try: {spec.flag} {spec.example}"
+                )
             if value < spec.least:
                 raise LimitError(
                     f"{spec.name}: {value:g} is below the least possible, {spec.least:g} {spec.unit}",
@@ -58,7 +60,9 @@ class Limits:
     def from_dict(cls, value: Mapping[str, Any]) -> Limits:
         unknown = set(value) - set(LIMITS)
         if unknown:
-            raise LimitError(f"no such limit: {', '.join(sorted(unknown))}", f"There are: {', '.join(LIMITS)}")
+            raise LimitError(
+                f"no such limit: {', '.join(sorted(unknown))}", f"There are: {', '.join(LIMITS)}"
+            )
         return cls(**value)
 
 
@@ -81,10 +85,22 @@ LIMITS: dict[str, LimitSpec] = {
         LimitSpec("memory_bytes", "--memory", "B", 64 * KIB, 4 * GIB, "512M", "linear memory of the guest"),
         LimitSpec("cpu_seconds", "--cpu", "s", 0.001, 1e9, "60s", "processor time, host calls included"),
         LimitSpec("wall_seconds", "--wall", "s", 0.001, 1e9, "10m", "time on the clock since the start"),
-        LimitSpec("output_bytes", "--output", "B", 1, 1 << 50, "10M", "bytes written to stdout and stderr together"),
+        LimitSpec(
+            "output_bytes", "--output", "B", 1, 1 << 50, "10M", "bytes written to stdout and stderr together"
+        ),
         LimitSpec("descriptors", "--descriptors", "count", 8, 1 << 20, "64", "open descriptors at one time"),
-        LimitSpec("file_bytes", "--files", "B", 1, 1 << 50, "100M", "bytes held in the private file system, and written to grants"),
-        LimitSpec("host_calls", "--host-calls", "count", 1, 1 << 62, "1000000", "calls from the guest into the host"),
+        LimitSpec(
+            "file_bytes",
+            "--files",
+            "B",
+            1,
+            1 << 50,
+            "100M",
+            "bytes held in the private file system, and written to grants",
+        ),
+        LimitSpec(
+            "host_calls", "--host-calls", "count", 1, 1 << 62, "1000000", "calls from the guest into the host"
+        ),
     )
 }
 
@@ -104,7 +120,9 @@ def parse_limit(name: str, text: str) -> int | float:
     pattern, units = (_TIME, _TIME_UNITS) if spec.unit == "s" else (_SIZE, _SIZE_UNITS)
     match = pattern.fullmatch(text.strip())
     if match is None:
-        raise LimitError(f"{spec.flag}: {text!r} is not a {_KIND[spec.unit]}", f"Try: {spec.flag} {spec.example}")
+        raise LimitError(
+            f"{spec.flag}: {text!r} is not a {_KIND[spec.unit]}", f"Try: {spec.flag} {spec.example}"
+        )
     unit = match[2] or ""
     value = float(match[1]) * units[unit.lower() if spec.unit == "s" else unit.upper()]
     return value if spec.unit == "s" else int(value)

@@ -1,0 +1,1 @@
+"""What Sojourn keeps on disk, under ``$SOJOURN_HOME``."""

@@ -5,11 +5,13 @@ module that the virtual machine runs.
 """
 
 from .binary import Import, MalformedModuleError, Memory, Module
-from .instrument import DENIED, PRIVATE, Instrumented, instrument
+from .instrument import DENIED, INSTRUMENT_VERSION, PRIVATE, START, Instrumented, instrument
 
 __all__ = [
     "DENIED",
+    "INSTRUMENT_VERSION",
     "PRIVATE",
+    "START",
     "Import",
     "Instrumented",
     "MalformedModuleError",

@@ -188,6 +188,14 @@ class Module:
         where = next((i for i, (n, _) in enumerate(self.sections) if n in later), len(self.sections))
         self.sections.insert(where, (number, payload))
 
+    def remove(self, number: int) -> bytes | memoryview | None:
+        """Take a section out; return its payload, or None when there is none."""
+        for index, (present, payload) in enumerate(self.sections):
+            if present == number:
+                del self.sections[index]
+                return payload
+        return None
+
     def append_to(self, number: int, entries: list[bytes]) -> int:
         """Add entries at the end of a section that is a vector; return the count it had before."""
         payload = self.section(number)

@@ -1,9 +1,11 @@
 """The module that the virtual machine runs: the original, plus what a monitor must be able to see.
 
-Two things are added; no index of the original moves, and the same bytes in give the same bytes out:
+Three things differ; no index of the original moves, and the same bytes in give the same bytes out:
 
 * every mutable global is exported under a private name, so that the whole state of an instance can be
   read and written from outside;
+* the start function is not called by the engine but exported under a private name, so that making an
+  instance runs no code of the guest, and a monitor decides when and where that runs;
 * a refused ``memory.grow`` leaves a mark. The engine answers -1 for it and says nothing to the host,
   so a monitor could not tell a program that ran out of the memory it was allowed from one that failed by
   itself. After each ``memory.grow`` (a handful per module)::
@@ -28,10 +30,22 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from .binary import GLOBAL, MalformedModuleError, Memory, Module, Reader, SectionId, global_mutabilities, uleb
+from .binary import (
+    FUNCTION,
+    GLOBAL,
+    MalformedModuleError,
+    Memory,
+    Module,
+    Reader,
+    SectionId,
+    global_mutabilities,
+    uleb,
+)
 from .instructions import instructions
 
+INSTRUMENT_VERSION = 2  # goes up with every change of what comes out
 PRIVATE = "sojourn:"  # names that start so are ours
+START = PRIVATE + "start"  # exported function: what the module's start section named
 DENIED = PRIVATE + "denied"  # exported i32: not zero once a memory.grow was refused
 
 _GROW = 0x40
@@ -46,11 +60,13 @@ class Instrumented:
         code: the module's bytes.
         globals: private export names of all mutable globals, in index order.
         memories: the limits of its linear memories.
+        code_bytes: the size of its code section.
     """
 
     code: bytes
     globals: tuple[str, ...]
     memories: tuple[Memory, ...]
+    code_bytes: int
 
 
 def instrument(original: bytes) -> Instrumented:
@@ -69,14 +85,18 @@ def instrument(original: bytes) -> Instrumented:
     exports = [(f"{PRIVATE}global:{index}", index) for index in mutable]
     if memories:
         exports.append((DENIED, _mark_refused_growth(module, memories, imported)))
-    module.append_to(SectionId.EXPORT, [_export(name, index) for name, index in exports])
+    entries = [_export(name, GLOBAL, index) for name, index in exports]
+    start = module.remove(SectionId.START)
+    if start is not None:
+        entries.append(_export(START, FUNCTION, Reader(start).uleb()))
+    module.append_to(SectionId.EXPORT, entries)
     private = tuple(name for name, _ in exports if name != DENIED)
-    return Instrumented(module.encode(), private, tuple(memories))
+    return Instrumented(module.encode(), private, tuple(memories), len(module.section(SectionId.CODE)))
 
 
-def _export(name: str, index: int) -> bytes:
+def _export(name: str, kind: int, index: int) -> bytes:
     encoded = name.encode()
-    return uleb(len(encoded)) + encoded + bytes([GLOBAL]) + uleb(index)
+    return uleb(len(encoded)) + encoded + bytes([kind]) + uleb(index)
 
 
 def _mark_refused_growth(module: Module, memories: list[Memory], imported: int) -> int:

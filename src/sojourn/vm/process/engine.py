@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from threading import get_ident
 from typing import Any
 
@@ -31,6 +32,8 @@ from wasmtime import _bindings, _ffi
 
 from sojourn.model.errors import ModuleError
 from sojourn.vm.process.wasi.abi import SIGNATURES
+from sojourn.vm.process.wasi.outside import LimitReached
+from sojourn.wasm import PRIVATE
 
 WASM_STACK_BYTES = 16 << 20
 THREAD_STACK_BYTES = WASM_STACK_BYTES + (4 << 20)  # the host functions run on the same stack
@@ -79,14 +82,20 @@ def _engine() -> wasmtime.Engine:
 @cache
 def fingerprint() -> str:
     """What compiled code depends on besides the module: engine version, CPU and configuration."""
-    return f"wasmtime-{wasmtime.__version__} {platform.machine()} {platform.system()} epoch memory64 stack={WASM_STACK_BYTES}"
+    machine = f"{platform.machine()} {platform.system()}"
+    return f"wasmtime-{version('wasmtime')} {machine} epoch memory64 stack={WASM_STACK_BYTES}"
 
 
 class CompiledModule:
-    """A module compiled for this machine, its imports resolved; shared by all its instances."""
+    """A module compiled for this machine, its imports resolved; shared by all its instances.
+
+    Attributes:
+        globals: the names under which its mutable globals are exported.
+    """
 
     def __init__(self, module: wasmtime.Module) -> None:
         self._module = module
+        self.globals = tuple(e.name for e in module.exports if e.name.startswith(PRIVATE + "global:"))
         try:
             self._pre = _linker().instantiate_pre(module)
         except wasmtime.WasmtimeError as error:
@@ -131,7 +140,9 @@ def check_imports(module: wasmtime.Module) -> None:
     known = {(where, name) for where, name, _, _ in IMPORTS}
     for item in module.imports:
         if (item.module, item.name) not in known:
-            raise ModuleError(f"the module imports {item.module}.{item.name}, which does not exist here", _IMPORTS_HINT)
+            raise ModuleError(
+                f"the module imports {item.module}.{item.name}, which does not exist here", _IMPORTS_HINT
+            )
 
 
 def _first_line(error: BaseException) -> str:
@@ -174,7 +185,9 @@ def _callback(number: int, params: str, has_result: bool) -> Any:
         instance = _running[get_ident()]
         try:
             values = array.from_address(address)
-            instance.host_calls += 1
+            instance.host_calls_left -= 1
+            if instance.host_calls_left < 0:
+                raise LimitReached("host_calls")
             result = instance.functions[number](*unpack(values))
             if has_result:
                 values[0] = result
@@ -278,6 +291,7 @@ class Instance:
             returns an errno. What one raises stops the guest and comes out of ``call``.
         check: called about every ``TICK_S`` while the guest computes; what it raises stops the guest.
         memory_bytes_max: the limit of each linear memory.
+        host_calls_max: after so many the guest is stopped with ``LimitReached("host_calls")``.
 
     Raises:
         ModuleError: the module cannot be instantiated; its start function trapped.
@@ -290,13 +304,14 @@ class Instance:
         functions: Mapping[tuple[str, str], Callable[..., int]],
         check: Callable[[], None],
         memory_bytes_max: int,
+        host_calls_max: int,
     ) -> None:
         self.functions: Sequence[Callable[..., int]] = [
             functions.get((where, name), _absent) for where, name, _, _ in IMPORTS
         ]
         self.check = check
         self.stopped: BaseException | None = None
-        self.host_calls = 0
+        self.host_calls_left = host_calls_max
         self.view = memoryview(b"")
         self._array: Any = None
         self._store = wasmtime.Store(_engine())
@@ -306,9 +321,11 @@ class Instance:
         _ffi.wasmtime_store_epoch_deadline_callback(self._store.ptr(), _epoch_callback, None, _no_finalizer)
         self._instance = _ffi.wasmtime_instance_t()
         try:
-            self._enter(lambda trap: _ffi.wasmtime_instance_pre_instantiate(
-                module.pre, self._context, ctypes.byref(self._instance), trap
-            ))
+            self._enter(
+                lambda trap: _ffi.wasmtime_instance_pre_instantiate(
+                    module.pre, self._context, ctypes.byref(self._instance), trap
+                )
+            )
             memory = self._export("memory", _ffi.WASMTIME_EXTERN_MEMORY.value)
             self._memory = None if memory is None else memory.memory
             self.refresh()
@@ -365,9 +382,11 @@ class Instance:
             slot.of.i32 = value
         count = len(kind.results)
         results = (_ffi.wasmtime_val_t * max(1, count))()
-        self._enter(lambda trap: _ffi.wasmtime_func_call(
-            self._context, ctypes.byref(func), params, len(args), results, count, trap
-        ))
+        self._enter(
+            lambda trap: _ffi.wasmtime_func_call(
+                self._context, ctypes.byref(func), params, len(args), results, count, trap
+            )
+        )
         return results[0].of.i32 & 0xFFFFFFFF if count else None
 
     def has_function(self, name: str) -> bool:
@@ -391,7 +410,9 @@ class Instance:
             return self.view
         size = _ffi.wasmtime_memory_data_size(self._context, ctypes.byref(self._memory))
         if size != len(self.view):
-            self._array = (ctypes.c_ubyte * size).from_address(self._base()) if size else (ctypes.c_ubyte * 0)()
+            self._array = (
+                (ctypes.c_ubyte * size).from_address(self._base()) if size else (ctypes.c_ubyte * 0)()
+            )
             self.view = memoryview(self._array).cast("B")
         return self.view
 
@@ -410,7 +431,9 @@ class Instance:
         if missing > 0:
             before = ctypes.c_uint64()
             pages = -(-missing // PAGE_BYTES)
-            error = _ffi.wasmtime_memory_grow(self._context, ctypes.byref(self._memory), pages, ctypes.byref(before))
+            error = _ffi.wasmtime_memory_grow(
+                self._context, ctypes.byref(self._memory), pages, ctypes.byref(before)
+            )
             if error:
                 raise MemoryError(_first_line(wasmtime.WasmtimeError._from_ptr(error)))
             self.refresh()

@@ -36,8 +36,9 @@ _image = {"modules": frozenset(), "randoms": [], "bit_generators": []}
 # ---------------------------------------------------------------------------- when the image is made
 
 
-def prepare(names):
-    """Import ``names`` (dotted modules); return those that could not be imported, with the reason."""
+def prepare(common, names):
+    """Import the modules ``common`` and ``names``; return those of ``names`` that could not be imported,
+    with the reason."""
     seeded = set()
     seed = random.Random.seed
 
@@ -50,6 +51,8 @@ def prepare(names):
     random.Random.seed = watched
     os.environ["MPLCONFIGDIR"] = "/tmp/matplotlib"  # read when matplotlib is imported, and kept by it
     try:
+        for name in common:
+            importlib.import_module(name)
         for name in names:
             try:
                 importlib.import_module(name)
@@ -58,6 +61,8 @@ def prepare(names):
     finally:
         random.Random.seed = seed
         del os.environ["MPLCONFIGDIR"]
+    import sojourn_guest.serve  # noqa: F401 - so that functions pay for no import
+
     _restore_quitters()
     _image["randoms"] = [
         found
@@ -67,6 +72,7 @@ def prepare(names):
         and id(found) not in seeded
     ]
     _image["bit_generators"] = _system_seeded_bit_generators()
+    sys.path.remove(os.path.dirname(_HERE))
     sys.modules.pop("__main__", None)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__builtins__ = builtins
@@ -196,7 +202,7 @@ def _run_directory(spec):
 
 def _run_serve(spec):
     _fresh_main()
-    import serve
+    from sojourn_guest import serve
 
     serve.serve(*spec["descriptors"])
 

@@ -1,0 +1,155 @@
+"""Compiled modules, kept on disk.
+
+Compiling takes seconds to a minute, mapping compiled code milliseconds. An entry's name covers everything
+that its content depends on: the module, how we change it, the engine, the CPU, the configuration.
+Compiled code is machine code that is run as it is, so an entry is loaded only when every byte of it is known to be
+ours (``store.files``); anything else is thrown away and made anew. Concurrent processes compile a module once:
+the others wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sojourn.model.errors import ModuleError
+from sojourn.model.progress import Progress
+from sojourn.store.files import verified, write_verified
+from sojourn.store.home import Home
+from sojourn.wasm import INSTRUMENT_VERSION, MalformedModuleError, instrument
+
+from .engine import CompiledModule, compile_module, fingerprint, load_module
+
+MODULE_BYTES_MAX = 512 << 20
+_CPU_SECONDS_PER_BYTE = 1.35e-6  # of code, on the machine that _CALIBRATION_S was measured on
+_CALIBRATION_S = 0.034
+_STEP_S = 0.2
+_log = logging.getLogger(__name__)
+
+
+class CompiledModules:
+    """The compiled modules of one home, in memory and on disk. Safe to use from several threads."""
+
+    def __init__(self, home: Home, progress: Progress) -> None:
+        self._home = home
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._loaded: dict[str, CompiledModule] = {}
+
+    def get(self, digest: str, read: Callable[[], bytes], what: str) -> CompiledModule:
+        """The compiled form of the module with ``digest``, from memory, disk or the compiler.
+
+        Args:
+            digest: names the original module's bytes.
+            read: gives those bytes, when they are needed.
+            what: what a person is told is being compiled.
+
+        Raises:
+            ModuleError: not a module, or one that cannot run here.
+        """
+        with self._lock:
+            module = self._loaded.get(digest)
+        if module is None:
+            module = self._find(digest, read, what)
+            with self._lock:
+                module = self._loaded.setdefault(digest, module)
+        return module
+
+    def path(self, digest: str) -> Path:
+        key = f"{digest} {INSTRUMENT_VERSION} {fingerprint()}"
+        return self._home.cache / (hashlib.sha256(key.encode()).hexdigest() + ".cwasm")
+
+    def _find(self, digest: str, read: Callable[[], bytes], what: str) -> CompiledModule:
+        path = self.path(digest)
+        module = self._load(path)
+        if module is not None:
+            return module
+        with self._home.lock(
+            path.stem, waiting=lambda: self._progress.begin(f"waiting for {what}", None, None)
+        ):
+            module = self._load(path)  # another process may have made it meanwhile
+            return module if module is not None else self._compile(path, read(), what)
+
+    def _load(self, path: Path) -> CompiledModule | None:
+        if not verified(path):
+            return None
+        try:
+            return load_module(str(path))
+        except ValueError as error:
+            _log.warning("compiled module %s is not for this engine (%s); making it anew", path, error)
+            return None
+
+    def _compile(self, path: Path, original: bytes, what: str) -> CompiledModule:
+        if len(original) > MODULE_BYTES_MAX:
+            raise ModuleError(f"a module of {len(original):,} bytes; the most is {MODULE_BYTES_MAX:,}")
+        try:
+            changed = instrument(original)
+        except MalformedModuleError as error:
+            raise ModuleError(f"not a WebAssembly module: {error}") from None
+        with shown(self._progress, f"compiling {what}", lambda: estimate_s(changed.code_bytes)):
+            module = compile_module(changed.code)
+        write_verified(path, module.serialize())
+        return module
+
+
+def estimate_s(code_bytes: int) -> float | None:
+    """How long compiling will take here: the known cost a byte, scaled by a small module compiled now. None
+    when it is too short to matter."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usual = code_bytes * _CPU_SECONDS_PER_BYTE / cpus
+    return usual * (_measure() / _CALIBRATION_S) if usual > 2 else None
+
+
+def _measure() -> float:
+    """Processor seconds for compiling a fixed, small module."""
+    one = bytes([0x41, 1, 0x41, 2, 0x6A, 0x41, 3, 0x6C, 0x1A])  # (1 + 2) * 3, dropped
+    body = b"\0" + one * 400 + b"\x0b"
+    size = len(body).to_bytes(2, "little")
+    sized = bytes([size[0] & 0x7F | 0x80, (len(body) >> 7) & 0x7F]) + body
+    count = 100
+    code = bytes([count]) + sized * count
+    length = bytes([len(code) & 0x7F | 0x80, len(code) >> 7 & 0x7F | 0x80, len(code) >> 14])
+    functions = bytes([count]) + bytes(count)
+    module = (
+        b"\0asm\1\0\0\0\x01\x04\x01\x60\0\0\x03"
+        + bytes([len(functions)])
+        + functions
+        + b"\x0a"
+        + length
+        + code
+    )
+    compile_module(module)  # the first pays for starting the engine
+    return min(_timed(module) for _ in range(3))
+
+
+def _timed(module: bytes) -> float:
+    begun = time.process_time()
+    compile_module(module)
+    return time.process_time() - begun
+
+
+@contextmanager
+def shown(progress: Progress, what: str, estimate: Callable[[], float | None]) -> Iterator[None]:
+    """Show that something of estimated length is going on, from a thread, while the body runs."""
+    seconds = estimate()
+    progress.begin(what, seconds, seconds)
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(_STEP_S):
+            progress.advance(_STEP_S)
+
+    ticker = threading.Thread(target=tick, name="sojourn-progress", daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        ticker.join()
+        progress.end()

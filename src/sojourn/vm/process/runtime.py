@@ -1,0 +1,272 @@
+"""The Python runtime: CPython as a guest, started cold or from an image.
+
+``PythonRuntime.start`` gives a virtual machine that is ready to execute the first line of a program; from
+an image that is a matter of mapping memory. The guest sees one tree: a private root in memory, the standard
+library as one read-only zip, our half of the runtime at ``/sojourn``, the program at ``/program``, and what
+was granted. It is one preopened directory, so that an image, in which the C library has already looked at
+what there is, fits every set of grants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sojourn.model.errors import LimitError, RuntimeUnavailableError
+from sojourn.model.grants import DirectoryGrant
+from sojourn.model.limits import MIB, Limits
+from sojourn.model.progress import Progress
+from sojourn.model.states import State
+from sojourn.store.home import Home
+
+from .artifacts import PythonArtifacts, find_python
+from .compiled import CompiledModules, shown
+from .engine import Instance
+from .filesystems import OnDisk, SharedBundle, bundle, mount_grants, new_tree
+from .guest import function_server_files
+from .images import Image, ImageInfo, ImageStore, image_digest
+from .streams import Collected, Given, Streams
+from .surroundings import Surroundings
+from .virtual_machine import VirtualMachine
+from .wasi.outside import ByteQuota
+from .wasi.system import System
+
+GUEST_FOLDER = "/sojourn"
+PROGRAM_FOLDER = "/program"
+LIBRARY_FOLDER = "/usr/local/lib"
+EXTRA_FIRST = 5  # the descriptors of further streams begin after the standard ones and two directories
+_DEVICES = range(10, 20)
+_BUILD_LIMITS = Limits(memory_bytes=2048 * MIB, cpu_seconds=600, wall_seconds=1200)
+_IMAGE_ESTIMATE_S = 3.0
+_MARK = "sojourn image "
+_AGENT = Path(__file__).parent / "guest" / "_sojourn_agent.py"
+# Part of every image: what programs import most, so that no start pays for it.
+_COMMON = (
+    *("argparse", "base64", "bisect", "collections", "concurrent.futures", "contextlib", "copy", "csv"),
+    *("dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "glob", "hashlib", "heapq"),
+    *("inspect", "io", "itertools", "json", "logging", "math", "operator", "os", "pathlib", "pprint"),
+    *("random", "re", "secrets", "shutil", "statistics", "string", "struct", "subprocess", "tempfile"),
+    *("textwrap", "threading", "time", "traceback", "types", "typing", "unittest", "urllib.parse"),
+    *("uuid", "warnings", "weakref", "zipfile", "zoneinfo"),
+)
+
+
+@dataclass(frozen=True)
+class PythonStart:
+    """How the interpreter begins: the same words as the command line of ``python``.
+
+    Attributes:
+        kind: ``script``, ``code``, ``module``, ``directory`` or ``serve``.
+        target: a path in the guest, the code itself, or a module's name.
+        argv: ``sys.argv``, whole.
+        path_first, path_last: around the library in ``sys.path``.
+        identity: what ``os.getpid`` answers.
+        name: the file name that a traceback shows for code.
+        descriptors: for ``serve``, the streams to read from and write to.
+    """
+
+    kind: str
+    target: str
+    argv: tuple[str, ...]
+    path_first: tuple[str, ...] = ()
+    path_last: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    identity: int = 1
+    name: str = "<string>"
+    descriptors: tuple[int, ...] = ()
+
+    def source(self) -> bytes:
+        """The line of Python that begins it."""
+        text = json.dumps(asdict(self))
+        return f"__import__('_sojourn_agent').start({text!r})".encode("utf-8", "surrogatepass")
+
+
+class PythonRuntime:
+    """CPython, compiled for this machine, and its images.
+
+    Making one compiles the interpreter when that was never done here, which takes about a minute.
+
+    Raises:
+        RuntimeUnavailableError: the runtime is not installed, or is damaged.
+    """
+
+    def __init__(self, home: Home, modules: CompiledModules, progress: Progress) -> None:
+        self.artifacts: PythonArtifacts = find_python()
+        self._home = home
+        self._progress = progress
+        self._images = ImageStore(home)
+        self._building = threading.Lock()
+        self._guest_files, self._guest_digest = guest_modules()
+        self._guest = bundle(self._guest_files, _DEVICES[0])
+        library = {self.artifacts.library_name: OnDisk(self.artifacts.library)}
+        self._library = SharedBundle(library, _DEVICES[1])
+        self._plotting = bundle(self.artifacts.plotting_data(), _DEVICES[2])
+        self._module = modules.get(
+            self.artifacts.digest, self.artifacts.read_module, f"CPython {self.artifacts.python_version}"
+        )
+
+    # images
+
+    def image(self, imports: Sequence[str]) -> Image:
+        """The image with ``imports`` done; made now when there is none."""
+        digest = image_digest(self.artifacts.digest, self._guest_digest, imports)
+        image = self._images.find(digest)
+        if image is not None:
+            return image
+        with self._building, self._home.lock(f"image-{digest}"):
+            return self._images.find(digest) or self._build(digest, tuple(sorted(set(imports))))
+
+    def _build(self, digest: str, imports: tuple[str, ...]) -> Image:
+        what = f"making an image of Python with {', '.join(imports)}" if imports else "making an image of Python"
+        with shown(self._progress, what, lambda: _IMAGE_ESTIMATE_S if imports else None):
+            output = Collected(MIB)
+            machine = self.start(None, _BUILD_LIMITS, Streams(Given(), output, output))
+            try:
+                ending = machine.run(lambda instance: _prepare(instance, imports, report=True))
+                if ending.state is not State.EXITED or ending.exit_code != 0:
+                    raise RuntimeUnavailableError(
+                        f"no image could be made: {ending.reason or output.text()}", "Try: sojourn doctor"
+                    )
+                failed = json.loads(output.text().rpartition(_MARK)[2])
+                instance = machine.instance
+                memory = instance.refresh()
+                info = ImageInfo(
+                    digest=digest,
+                    runtime=self.artifacts.digest,
+                    imports=imports,
+                    failed=failed,
+                    bytes=len(memory),
+                    globals={name: instance.read_global(name) for name in self._module.globals},
+                    monotonic_ns=machine.surroundings.monotonic_ns(),
+                    created_s=time.time(),
+                )
+                return self._images.save(info, memory)
+            finally:
+                machine.close()
+
+    # starting
+
+    def start(
+        self,
+        image: Image | None,
+        limits: Limits,
+        streams: Streams,
+        program: Mapping[str, bytes] | None = None,
+        grants: Sequence[DirectoryGrant] = (),
+    ) -> VirtualMachine:
+        """A virtual machine ready to execute the first line: from ``image``, or cold.
+
+        Raises:
+            LimitError: the memory limit is below what the runtime itself takes.
+            GrantError: a granted directory cannot be opened.
+        """
+        monotonic_ns = 0 if image is None else image.info.monotonic_ns
+        try:
+            machine = self._machine(limits, streams, program or {}, grants, monotonic_ns)
+        except MemoryError:
+            raise _too_little(limits, 40 * MIB) from None
+        if image is not None:
+            try:
+                machine.instance.map_memory(image.descriptor, image.info.bytes)
+                for name, bits in image.info.globals.items():
+                    machine.instance.write_global(name, bits)
+            except MemoryError:
+                machine.close()
+                raise _too_little(limits, image.info.bytes) from None
+            except BaseException:
+                machine.close()
+                raise
+        return machine
+
+    def entry(self, start: PythonStart, image: Image | None) -> Callable[[Instance], int | None]:
+        """What ``VirtualMachine.run`` enters to execute the program on a machine that ``start`` gave."""
+
+        def enter(instance: Instance) -> int | None:
+            if image is None:
+                _prepare(instance, (), report=False)
+            return _turn(instance, start.source())
+
+        return enter
+
+    def _machine(
+        self,
+        limits: Limits,
+        streams: Streams,
+        program: Mapping[str, bytes],
+        grants: Sequence[DirectoryGrant],
+        monotonic_ns: int,
+    ) -> VirtualMachine:
+        quota = ByteQuota("file_bytes", limits.file_bytes)
+        surroundings = Surroundings(limits.wall_seconds, monotonic_ns)
+        try:
+            tree = new_tree(quota, surroundings.realtime_ns)
+            tree.mount_directory(GUEST_FOLDER, self._guest)
+            tree.mount_directory(LIBRARY_FOLDER, self._library)
+            if program:
+                tree.mount_directory(PROGRAM_FOLDER, bundle(program, _DEVICES[3]))
+            mount_grants(tree, grants, quota)
+            system = System(
+                surroundings,
+                args=(),
+                environ=(),
+                preopens=[(b"/", tree), (self._plotting_path(), self._plotting.root())],
+                stdin=streams.stdin,
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                extra=streams.extra,
+                descriptors_max=limits.descriptors,
+                output=ByteQuota("output_bytes", limits.output_bytes),
+            )
+            return VirtualMachine(self._module, system, surroundings, limits, tree)
+        except BaseException:
+            surroundings.close()
+            raise
+
+    def _plotting_path(self) -> bytes:
+        """matplotlib looks for its data beside its code, which lies inside the library's archive."""
+        return f"{LIBRARY_FOLDER}/{self.artifacts.library_name}/matplotlib/mpl-data".encode()
+
+
+def _prepare(instance: Instance, imports: Sequence[str], *, report: bool) -> int | None:
+    """Start the interpreter and do the imports; when asked, report those that failed on stdout."""
+    instance.call("_initialize")
+    return _turn(
+        instance,
+        f"import sys; sys.path.insert(0, {GUEST_FOLDER!r})\n"
+        "import _sojourn_agent, json\n"
+        f"failed = _sojourn_agent.prepare({_COMMON!r}, {list(imports)!r})\n"
+        f"print({_MARK!r} + json.dumps(failed)) if {report} else None\n".encode(),
+    )
+
+
+def _turn(instance: Instance, source: bytes) -> int | None:
+    """Run a piece of Python in the interpreter; its exit status."""
+    pointer = instance.call("host_alloc", len(source)) or 0
+    memory = instance.refresh()
+    if not pointer or pointer + len(source) > len(memory):
+        raise MemoryError("the interpreter has no room for its first line")
+    memory[pointer : pointer + len(source)] = source
+    return instance.call("turn", pointer, len(source))
+
+
+def guest_modules() -> tuple[dict[str, bytes], str]:
+    """Our half of the runtime, as files by name, and a digest of them: the agent, the loop that serves
+    functions, and what that stands on."""
+    files = {"_sojourn_agent.py": _AGENT.read_bytes(), **function_server_files()}
+    digest = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        digest.update(f"{name} {len(data)} ".encode() + data)
+    digest.update(repr(_COMMON).encode())
+    return files, digest.hexdigest()
+
+
+def _too_little(limits: Limits, needed: int) -> LimitError:
+    return LimitError(
+        f"memory_bytes: {limits.memory_bytes:,} bytes are less than the interpreter itself takes",
+        f"Try: --memory {-(-needed // MIB) + 64}M or more",
+    )

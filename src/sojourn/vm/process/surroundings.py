@@ -1,0 +1,106 @@
+"""What a guest meets of the outside: the clocks, randomness and waiting of this machine.
+
+The guest's monotonic clock starts where its image stopped, so that it never runs backwards; its real-time
+clock is the host's. Waiting ends early when the process is to be stopped, whoever asks and from whatever
+thread.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Sequence
+
+from .wasi.outside import LimitReached, Source, Stopped
+
+RESOLUTION_NS = 1
+_FOREVER_S = 1 << 20
+
+
+class Surroundings:
+    """The ``Outside`` of one process. Its methods are called on the guest's thread, ``wake`` and ``stop``
+    on any.
+
+    Args:
+        wall_seconds: the process's limit; waiting past it raises.
+        monotonic_base_ns: what the guest's monotonic clock shows at the start.
+    """
+
+    def __init__(self, wall_seconds: float, monotonic_base_ns: int = 0) -> None:
+        self._begun_ns = time.monotonic_ns()
+        self._base_ns = monotonic_base_ns
+        self._deadline_s = time.monotonic() + wall_seconds
+        self._reason: str | None = None
+        self._wake_lock = threading.Lock()
+        self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._cpu_begun_ns = 0
+
+    def realtime_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns() - self._begun_ns + self._base_ns
+
+    def cpu_ns(self) -> int:
+        return time.thread_time_ns() - self._cpu_begun_ns
+
+    def resolution_ns(self) -> int:
+        return RESOLUTION_NS
+
+    def random(self, size: int) -> bytes:
+        return os.urandom(size)
+
+    def enter_thread(self) -> None:
+        """The calling thread is the guest's: its processor time counts from here."""
+        self._cpu_begun_ns = time.thread_time_ns()
+
+    def check(self) -> None:
+        """Raise when the process must not go on: stopped, or past its wall time."""
+        if self._reason is not None:
+            raise Stopped(self._reason)
+        if time.monotonic() >= self._deadline_s:
+            raise LimitReached("wall_seconds")
+
+    def wait(self, sources: Sequence[Source], timeout_ns: int | None) -> None:
+        """Return when a source may be readable, something woke us, or the time is over.
+
+        Raises:
+            Stopped: the process is to end.
+            LimitReached: its wall time is over.
+        """
+        self.check()
+        left_s = max(0.0, self._deadline_s - time.monotonic())
+        timeout_s = left_s if timeout_ns is None else min(left_s, timeout_ns / 1e9)
+        readable = [self._wake_in, *(fd for fd in map(_descriptor, sources) if fd is not None)]
+        ready, _, _ = select.select(readable, [], [], min(timeout_s, _FOREVER_S))
+        if self._wake_in in ready:
+            os.read(self._wake_in, 4096)
+        self.check()
+
+    def wake(self) -> None:
+        """End a wait that is going on, or the next one: a source of ours has something."""
+        with self._wake_lock:
+            if self._wake_out >= 0:
+                try:
+                    os.write(self._wake_out, b"\0")
+                except BlockingIOError:
+                    return  # thousands of wakes are waiting already
+
+    def stop(self, reason: str) -> None:
+        """Make the guest end, within one tick of the engine or at once when it waits."""
+        if self._reason is None:
+            self._reason = reason
+        self.wake()
+
+    def close(self) -> None:
+        with self._wake_lock:
+            os.close(self._wake_in)
+            os.close(self._wake_out)
+            self._wake_in = self._wake_out = -1
+
+
+def _descriptor(source: Source) -> int | None:
+    fileno = getattr(source, "fileno", None)
+    return None if fileno is None else int(fileno())

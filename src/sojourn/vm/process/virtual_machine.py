@@ -1,0 +1,142 @@
+"""One process VM: an instance of a module, its virtual system calls, its limits.
+
+``run`` enters the guest on the calling thread and turns every way in which that can end into an ``Ending``;
+it raises only for bugs of ours. ``kill`` may be called from any thread, at any time.
+
+Which limits end a process: all but the memory's do so at once. Memory that is refused is refused as an
+operating system refuses it (the guest sees -1, Python a ``MemoryError``), because programs rightly handle
+that; a process that then fails is said to have failed by its memory limit (docs/decisions/0004).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sojourn.model.limits import LIMITS, Limits
+from sojourn.model.states import Ending, State
+from sojourn.wasm import DENIED, START
+
+from .engine import WASI_MODULE, CompiledModule, GuestTrapError, Instance
+from .surroundings import Surroundings
+from .wasi.abi import SIGNATURES
+from .wasi.mounts import MountTree
+from .wasi.outside import LimitReached, ProcessExit, Stopped
+from .wasi.system import System
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process has used so far."""
+
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    memory_bytes: int = 0
+    output_bytes: int = 0
+    host_calls: int = 0
+
+
+class VirtualMachine:
+    """Instantiates ``module`` over ``system``. Owns all it is given: ``close`` frees everything.
+
+    Raises:
+        MemoryError: the module's initial memory is above the limit.
+        ModuleError: the module cannot be instantiated.
+    """
+
+    def __init__(
+        self,
+        module: CompiledModule,
+        system: System,
+        surroundings: Surroundings,
+        limits: Limits,
+        tree: MountTree,
+    ) -> None:
+        self.system = system
+        self.surroundings = surroundings
+        self.limits = limits
+        self._tree = tree
+        self._begun_s = time.monotonic()
+        self._usage = Usage()
+        self._closed = False
+        functions = {(WASI_MODULE, name): getattr(system, name) for name in SIGNATURES}
+        self.instance = Instance(module, functions, self._check, limits.memory_bytes, limits.host_calls)
+        system.attach_memory(self.instance)
+
+    def _check(self) -> None:
+        """Called every tick while the guest computes."""
+        self.surroundings.check()
+        if self.surroundings.cpu_ns() > self.limits.cpu_seconds * 1e9:
+            raise LimitReached("cpu_seconds")
+
+    def run(self, enter: Callable[[Instance], int | None]) -> Ending:
+        """Run the guest on this thread until it ends. ``enter`` calls into the instance; what it returns
+        is the exit status (None: 0)."""
+        self.surroundings.enter_thread()
+        try:
+            self._check()
+            if self.instance.has_function(START):
+                self.instance.call(START)
+            ending = Ending(State.EXITED, (enter(self.instance) or 0) & 0xFF)
+        except ProcessExit as error:
+            ending = Ending(State.EXITED, error.code & 0xFF)
+        except Stopped as error:
+            ending = Ending(State.KILLED, reason=str(error))
+        except LimitReached as error:
+            ending = Ending(State.FAILED, limit=error.name, reason=limit_reason(error.name, self.limits))
+        except GuestTrapError as error:
+            ending = Ending(State.FAILED, reason=f"trap: {error}")
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not leave a process without an end
+            _log.exception("a bug in Sojourn stopped a process")
+            ending = Ending(State.FAILED, reason=f"internal error: {type(error).__name__}: {error}")
+        self._usage = self.usage()
+        return self._blame_memory(ending)
+
+    def _blame_memory(self, ending: Ending) -> Ending:
+        trapped = ending.state is State.FAILED and ending.limit is None
+        failed = trapped or (ending.state is State.EXITED and ending.exit_code != 0)
+        if not failed or not self._memory_was_refused():
+            return ending
+        reason = limit_reason("memory_bytes", self.limits)
+        return Ending(State.FAILED, ending.exit_code, "memory_bytes", reason)
+
+    def _memory_was_refused(self) -> bool:
+        try:
+            return self.instance.read_global(DENIED) != 0
+        except KeyError:  # a module without memory
+            return False
+
+    def usage(self) -> Usage:
+        """What was used; the processor time only on the guest's own thread or after the end."""
+        if self._closed:
+            return self._usage
+        return Usage(
+            self.surroundings.cpu_ns() / 1e9,
+            time.monotonic() - self._begun_s,
+            len(self.instance.refresh()),
+            self.system.output_bytes,
+            self.limits.host_calls - max(0, self.instance.host_calls_left),
+        )
+
+    def kill(self, reason: str) -> None:
+        self.surroundings.stop(reason)
+
+    def close(self) -> None:
+        """Free the instance, every handle and every buffer. Doing it twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self.system.close()
+            self._tree.close()
+            self.instance.close()
+            self.surroundings.close()
+
+
+def limit_reason(name: str, limits: Limits) -> str:
+    """Such as ``"the limit on cpu_seconds was reached: 2 s (--cpu)"``."""
+    spec = LIMITS[name]
+    unit = "" if spec.unit == "count" else f" {spec.unit}"
+    return f"the limit on {name} was reached: {getattr(limits, name):,g}{unit} (raise it with {spec.flag})"
