@@ -147,7 +147,7 @@ class Guest:
         )
 
     def call(self, name: str, *args: int) -> Errno:
-        unsigned = [arg & ((1 << 64) - 1) for arg in args]
+        unsigned = [int(arg) & ((1 << 64) - 1) for arg in args]
         return Errno(getattr(self.system, name)(*unsigned))
 
     def ok(self, name: str, *args: int) -> None:

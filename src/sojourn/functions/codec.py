@@ -56,6 +56,9 @@ class Registry:
         classes: name on the wire to class.
         collect: when true, encoding an instance of an unknown class notes the class in ``wanted``
             (name to class) instead of failing, so that it can be shipped first.
+
+    Attributes:
+        packages: what the other side needs to decode what was encoded: ``numpy``, ``pandas``.
     """
 
     def __init__(self, classes: Mapping[str, type] | None = None, collect: bool = False) -> None:
@@ -63,6 +66,7 @@ class Registry:
         self.by_class: dict[type, str] = {cls: name for name, cls in self.by_name.items()}
         self.collect = collect
         self.wanted: dict[str, type] = {}
+        self.packages: set[str] = set()
 
     def name_of(self, cls: type) -> str:
         """The class's name on the wire.
@@ -293,8 +297,10 @@ def _lower_other(encoder: Encoder, value: Any) -> Tree:
     if scalar is not None:
         return {_SCALAR: scalar}
     if "pandas" in sys.modules and frames.is_frame_value(value):
+        encoder.registry.packages.add("pandas")
         return {_FRAME: encoder.inside(value, frames.lower)}
     if "numpy" in sys.modules and arrays.is_array_value(value):
+        encoder.registry.packages.add("numpy")
         return {_ARRAY: arrays.lower(encoder, value)}
     instance = encoder.inside(value, scalars.lower_instance)
     if instance is not None:

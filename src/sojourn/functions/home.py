@@ -35,6 +35,7 @@ from .sources import (
     SourceFile,
     bound_names,
     definition_pieces,
+    first_line,
     function_node,
     module_statements,
     source_file,
@@ -130,12 +131,14 @@ class Home:
         if self._is_bound(name, inner):
             self.resolve(name, f"{name} itself", inner.__code__.co_firstlineno)
             return name
-        if "." in inner.__qualname__ and "<locals>" not in inner.__qualname__.split(".")[-2]:
+        around = inner.__qualname__.rpartition(".")[0]
+        if around and not around.endswith(">"):
             raise FunctionError(
                 f"{inner.__qualname__} is a method and cannot be shipped by itself",
                 "Ship a function that makes the object and calls the method.",
             )
-        return self.refer(inner)
+        # A decorator's own function carries what it wraps; other wrappers (a cache) can be done without.
+        return self.refer(target if isinstance(target, types.FunctionType) else inner)
 
     def _is_library(self, value: Any) -> bool:
         root = (getattr(value, "__module__", None) or "").partition(".")[0]
@@ -288,8 +291,8 @@ class Home:
             self._function(name, value, where)
         elif (place := public_place(value)) is not None and self._importable(place[0]):
             self._import_from(*place, name, where)
-        elif isinstance(value, type):
-            self._class(name, value, where, source, statement)
+        elif isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
+            self._made_elsewhere(name, value, where, source, statement)
         else:
             self._constant(name, value, where, source, statement)
 
@@ -324,11 +327,17 @@ class Home:
         """A definition at the top of the home, in the user's words."""
         kept = self._kept_decorators(node)
         dropped = [decorator for decorator in node.decorator_list if decorator not in kept]
-        edits = [] if isinstance(node, ast.ClassDef) else self._default_edits(node, inspect.unwrap(value))
+        edits = [] if isinstance(node, ast.ClassDef) else self._own_default_edits(node, value)
         pieces = definition_pieces(source, node, dropped, edits)
         if source.indent(node.lineno):
             pieces.insert(0, (max(pieces[0][0] - 1, 1), "if True:\n"))
         self._add(Unit(name, source.name, pieces), edited_node(node, kept, edits), name)
+
+    def _own_default_edits(self, node: ast.FunctionDef | ast.AsyncFunctionDef, value: Any) -> list[Edit]:
+        inner = inspect.unwrap(value)
+        code = getattr(inner, "__code__", None)
+        is_own = code is not None and (code.co_name, code.co_firstlineno) == (node.name, first_line(node))
+        return self._default_edits(node, inner) if is_own else []
 
     def _default_edits(self, node: FunctionNode, value: Any) -> list[Edit]:
         """Default values that are not plain text are replaced by what they are now."""
@@ -376,12 +385,16 @@ class Home:
         """The expression for a variable of an enclosing function."""
         return self._expression(name, value, f"the function uses {name} of the function around it")
 
-    def _class(
-        self, name: str, value: type, where: str, source: SourceFile | None, statement: ast.stmt | None
+    def _made_elsewhere(
+        self, name: str, value: Any, where: str, source: SourceFile | None, statement: ast.stmt | None
     ) -> None:
-        if source and isinstance(statement, ast.Assign | ast.AnnAssign):
+        """A class or function that a call made, as ``namedtuple`` does: the call is made again."""
+        is_method = hasattr(value, "__self__")
+        if source and isinstance(statement, ast.Assign | ast.AnnAssign) and not is_method:
             self._statement_again(name, source, statement)
             return
+        if not isinstance(value, type):
+            raise refusal(where, value)
         raise FunctionError(
             f"{where}, a class whose source cannot be shipped ({value.__module__}.{value.__qualname__})",
             "Define the class at the top level of a module.",
@@ -437,8 +450,8 @@ class Home:
             parts = encode(value, registry).parts()
         except CodecError as error:
             raise refusal(where, value) from error
-        for cls in registry.wanted.values():
-            self.refer(cls)
+        for package in registry.packages:
+            self.modules.need(package, where)
         data = b"".join(parts)
         if len(data) > CARRIED_BYTES_MAX:
             raise FunctionError(
@@ -447,7 +460,8 @@ class Home:
             )
         path = f"constants/{len(self.carried)}-{name}.bin"
         self.carried[path] = data
-        return f"_constant({path!r})"
+        known = ", ".join(f"{wire!r}: {self.refer(cls)}" for wire, cls in registry.wanted.items())
+        return f"_constant({path!r}, {{{known}}})"
 
     # Units
 
@@ -479,7 +493,7 @@ class Home:
                 value = getattr(value, part, None)
                 if isinstance(value, types.ModuleType) and sys.modules.get(path) is value:
                     self.modules.need(path, f"{user} uses {chain}")
-                    self.imports[f"{path} "] = f"import {path} as _"
+                    self.imports[f"{path} "] = f"import {path} as _{path.replace('.', '_')}"
 
     def _inner_import(self, statement: ast.Import | ast.ImportFrom, user: str) -> None:
         where = f"{user} (line {statement.lineno})"

@@ -6,7 +6,6 @@ shipped module, so names that only they use come separately.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast

@@ -2,8 +2,7 @@
 
 Part of ``ship``. The shipped unit is a small function around the user's own text::
 
-    def _scope():
-        factor = 3                  # a variable of the enclosing function, with its value now
+    def _scope(factor=3):           # the variables of the enclosing function, with their values now
         def scale(x):               # the user's lines, as they stand in the file
             return x * factor
         return scale
@@ -95,14 +94,12 @@ def scope_pieces(
     indents = [source.indent(node.lineno) for _, _, node in made if isinstance(node, Definition)]
     indent = min([text for text in indents if text], key=len, default="    ")
     own = {called for called, _, _ in made}
-    lines = [
-        f"{indent}{key} = {variable(key, cell.cell_contents)}\n"
-        for key, cell in scope.cells.items()
-        if key not in own
+    variables = [
+        f"{key}={variable(key, cell.cell_contents)}" for key, cell in scope.cells.items() if key not in own
     ]
     maker = f"_scope_of_{name}"
-    header = f"def {maker}():\n" + "".join(lines)
-    pieces: list[Piece] = [(max(made[0][2].lineno - header.count("\n"), 1), header)]
+    header = f"def {maker}({', '.join(variables)}):\n"
+    pieces: list[Piece] = [(max(made[0][2].lineno - 1, 1), header)]
     for called, member, node in made:
         pieces += _member(called, member, node, source, indent, defaults)
     last = made[-1][2].end_lineno or 1

@@ -19,9 +19,12 @@ Decorators of sojourn itself are left out; all others are shipped.
 
 from __future__ import annotations
 
+import builtins
+import functools
 import hashlib
 import inspect
 import json
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -67,14 +70,23 @@ def ship(function: Callable[..., Any], available: frozenset[str], classes: Itera
     target = unwrapped(function)
     _check_kind(target)
     inner = inspect.unwrap(target)
-    namespace = inner.__globals__ if isinstance(inner, types.FunctionType) else {}
-    home = Home(namespace, available)
+    home = Home(_namespace(inner), available)
     name = home.place_entry(target, inner)
     for cls in classes:
         home.refer(cls)
     home.settle_annotations()
-    entry = _whole_entry(home, inner) or f"{ENTRY_MODULE}:{name}"
+    module = ENTRY_MODULE if name in home.bound else "builtins"
+    entry = _whole_entry(home, inner) or f"{module}:{name}"
     return _shipped(home, entry)
+
+
+def _namespace(inner: Any) -> dict[str, Any]:
+    """The live names of the module that a function, class or partial is of."""
+    while isinstance(inner, functools.partial):
+        inner = inspect.unwrap(inner.func)
+    if isinstance(inner, types.FunctionType):
+        return inner.__globals__
+    return dict(vars(sys.modules.get(getattr(inner, "__module__", None) or "", builtins)))
 
 
 def _check_kind(target: Any) -> None:

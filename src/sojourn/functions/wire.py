@@ -15,7 +15,9 @@ a buffer is allocated once, and memory a peer only *claims* is never touched.
 
 from __future__ import annotations
 
+import mmap
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -104,36 +106,57 @@ def read_message(readinto: ReadInto, bytes_max: int = MESSAGE_BYTES_MAX) -> Mess
     Raises:
         CodecError: not a message, one that is too large, or one that ends early.
     """
-    prelude = bytearray(PRELUDE.size)
-    if not _fill(readinto, memoryview(prelude), end_allowed=True):
+    prelude = prelude_view()
+    if not _fill(readinto, prelude, end_allowed=True):
         return None
+    header_length, count = parse_prelude(prelude)
+    lengths = parse_table(_read(readinto, 8 * count), bytes_max)
+    header = bytes(_read(readinto, header_length))
+    return Message(header, [_read(readinto, length) for length in lengths])
+
+
+def prelude_view() -> memoryview:
+    """Room for what every message begins with."""
+    return memoryview(bytearray(PRELUDE.size))
+
+
+def parse_prelude(prelude: memoryview) -> tuple[int, int]:
+    """The length of the header in bytes, and the number of buffers.
+
+    Raises:
+        CodecError: not a message, or one with too much in it.
+    """
     magic, header_length, count, zero = PRELUDE.unpack(prelude)
     if magic != MAGIC or zero:
         raise CodecError("not a Sojourn message", "The two ends speak different versions, or share a stream.")
     _check_header_length(header_length)
     if count > BUFFERS_MAX:
         raise CodecError(f"a message claims {count:,} buffers (at most {BUFFERS_MAX:,})")
-    table = _read(readinto, 8 * count)
-    lengths = list(struct.unpack(f"<{count}Q", table))
+    return header_length, count
+
+
+def parse_table(table: memoryview, bytes_max: int) -> list[int]:
+    """The length of each buffer in bytes.
+
+    Raises:
+        CodecError: they are too large together.
+    """
+    lengths = list(struct.unpack(f"<{len(table) // 8}Q", table))
     _check_lengths(lengths, bytes_max)
-    header = bytes(_read(readinto, header_length))
-    return Message(header, [_read(readinto, length) for length in lengths])
+    return lengths
 
 
 def _read(readinto: ReadInto, length_bytes: int) -> memoryview:
-    view = _allocate(length_bytes)
+    view = allocate(length_bytes)
     _fill(readinto, view)
     return view
 
 
-def _allocate(length_bytes: int) -> memoryview:
-    if length_bytes >= _MAPPED_BYTES_MIN:
+def allocate(length_bytes: int) -> memoryview:
+    """Memory for a buffer; what the peer only claims takes none until it is written."""
+    if length_bytes >= _MAPPED_BYTES_MIN and sys.platform != "wasi":  # there the sender is the trusted host
         try:
-            import mmap
-
             return memoryview(mmap.mmap(-1, length_bytes))
-        except ImportError:  # WASI has no mmap; there the sender is the trusted host
-            pass
         except (OSError, ValueError, OverflowError) as error:
             raise CodecError(f"no memory for a value of {length_bytes:,} bytes") from error
     return memoryview(bytearray(length_bytes))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,6 +77,13 @@ class PythonArtifacts:
                 if match:
                     found[match[1].lower().replace("_", "-")] = match[2]
         return found
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """The top-level modules inside the runtime that are not of the standard library."""
+        with zipfile.ZipFile(self.library) as archive:
+            tops = {name.partition("/")[0].removesuffix(".pyc") for name in archive.namelist()}
+        return frozenset(name for name in tops if name.isidentifier()) - sys.stdlib_module_names
 
     def plotting_data(self) -> dict[str, bytes]:
         """The data files of matplotlib, which it wants as real files beside its code."""

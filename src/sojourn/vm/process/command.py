@@ -1,8 +1,13 @@
-"""WASI commands: any core module for WASI preview 1 that exports ``_start``."""
+"""WASI commands: any core module for WASI preview 1 that exports ``_start``.
+
+A command sees the same tree as every guest: a private root, its program's files at ``/program``, and
+what was granted. Each grant is also a preopened directory of its own, under the very name it was granted
+as, because that is how programs of this kind look for what they may touch; the root comes last.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sojourn.model.errors import LimitError, ModuleError
 from sojourn.model.grants import DirectoryGrant
@@ -10,29 +15,82 @@ from sojourn.model.limits import Limits
 
 from .compiled import CompiledModules
 from .engine import CompiledModule, Instance
-from .filesystems import guest_system
+from .filesystems import PROGRAM_DEVICE, bundle, mount_grants, new_tree
 from .streams import Streams
 from .surroundings import Surroundings
 from .virtual_machine import VirtualMachine
+from .wasi.outside import ByteQuota
+from .wasi.system import System
+
+START_FUNCTION = "_start"
+PROGRAM_FOLDER = "/program"
 
 
 class Command:
-    """A compiled command.
+    """A compiled command. Takes the time of compiling when that was never done here.
 
     Raises:
         ModuleError: not a module, or one that cannot run here.
     """
 
-    def __init__(self, modules: CompiledModules, code: bytes, digest: str, name: str) -> None:
-        self._module: CompiledModule = modules.get(digest, lambda: code, name)
+    def __init__(self, modules: CompiledModules, name: str, digest: str, code: bytes) -> None:
         self._name = name
+        self._module: CompiledModule = modules.get(digest, lambda: code, name)
+        if START_FUNCTION not in self._module.functions:
+            raise ModuleError(
+                f"{name} exports no function {START_FUNCTION}",
+                "Try: build it as a command (an executable), not as a library or reactor",
+            )
 
     def start(
         self,
         argv: Sequence[str],
-        environment: Sequence[tuple[str, str]],
+        environment: Mapping[str, str],
         limits: Limits,
         streams: Streams,
+        files: Mapping[str, bytes],
         grants: Sequence[DirectoryGrant],
     ) -> VirtualMachine:
-        """A virtual machine ready to call ``_start``. ``argv`` is whole, the program's name first."""
+        """A virtual machine ready to enter. ``argv`` are the arguments after the program's name.
+
+        Raises:
+            LimitError: the memory limit is below the module's initial memory.
+            GrantError: a granted path cannot be opened.
+        """
+        quota = ByteQuota("file_bytes", limits.file_bytes)
+        surroundings = Surroundings(limits.wall_seconds)
+        try:
+            tree = new_tree(quota, surroundings.realtime_ns)
+            if files:
+                tree.mount_directory(PROGRAM_FOLDER, bundle(files, PROGRAM_DEVICE))
+            mounted = mount_grants(tree, grants, quota)
+            preopens = [(_encoded(path), directory) for path, directory in mounted]
+            system = System(
+                surroundings,
+                args=[_encoded(text) for text in (self._name, *argv)],
+                environ=[(_encoded(key), _encoded(value)) for key, value in environment.items()],
+                preopens=[*preopens, (b"/", tree)],
+                stdin=streams.stdin,
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                extra=streams.extra,
+                descriptors_max=limits.descriptors,
+                output=ByteQuota("output_bytes", limits.output_bytes),
+            )
+            return VirtualMachine(self._module, system, surroundings, limits, tree)
+        except MemoryError as error:
+            surroundings.close()
+            raise LimitError(
+                f"memory_bytes: {limits.memory_bytes:,} bytes are less than the module begins with ({error})",
+                "Try: a larger --memory",
+            ) from None
+        except BaseException:
+            surroundings.close()
+            raise
+
+    def enter(self, instance: Instance) -> int | None:
+        return instance.call(START_FUNCTION)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

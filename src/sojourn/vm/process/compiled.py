@@ -2,9 +2,9 @@
 
 Compiling takes seconds to a minute, mapping compiled code milliseconds. An entry's name covers everything
 that its content depends on: the module, how we change it, the engine, the CPU, the configuration.
-Compiled code is machine code that is run as it is, so an entry is loaded only when every byte of it is known to be
-ours (``store.files``); anything else is thrown away and made anew. Concurrent processes compile a module once:
-the others wait.
+Compiled code is machine code that is run as it is, so an entry is loaded only when every byte of it is
+known to be ours (``store.files``); anything else is thrown away and made anew. Concurrent processes compile
+a module once: the others wait.
 """
 
 from __future__ import annotations

@@ -91,11 +91,14 @@ class CompiledModule:
 
     Attributes:
         globals: the names under which its mutable globals are exported.
+        functions: the names of its exported functions.
     """
 
     def __init__(self, module: wasmtime.Module) -> None:
         self._module = module
-        self.globals = tuple(e.name for e in module.exports if e.name.startswith(PRIVATE + "global:"))
+        exports = list(module.exports)
+        self.globals = tuple(e.name for e in exports if e.name.startswith(PRIVATE + "global:"))
+        self.functions = frozenset(e.name for e in exports if isinstance(e.type, wasmtime.FuncType))
         try:
             self._pre = _linker().instantiate_pre(module)
         except wasmtime.WasmtimeError as error:
@@ -327,7 +330,7 @@ class Instance:
                 )
             )
             memory = self._export("memory", _ffi.WASMTIME_EXTERN_MEMORY.value)
-            self._memory = None if memory is None else memory.memory
+            self._memory: Any = None if memory is None else memory.memory
             self.refresh()
         except wasmtime.WasmtimeError as error:
             self._store.close()

@@ -15,9 +15,16 @@ from .hostdir import HostFileSystem
 from .wasi.bundle_fs import BundleFileSystem, Content
 from .wasi.memory_fs import MemoryFileSystem
 from .wasi.mounts import MountTree
-from .wasi.vfs import FileSystem, Quota
+from .wasi.vfs import Directory, FileSystem, Quota
 
-_PRIVATE_DEVICE, _GRANT_DEVICE = 1, 100
+_PRIVATE_DEVICE, GUEST_DEVICE, LIBRARY_DEVICE, PLOTTING_DEVICE, PROGRAM_DEVICE, _GRANT_DEVICE = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    16,
+)
 _FOLDERS = ("/tmp", "/home")  # noqa: S108 - in the guest
 
 
@@ -66,19 +73,27 @@ def new_tree(quota: Quota, now: Callable[[], int]) -> MountTree:
     return tree
 
 
-def mount_grants(tree: MountTree, grants: Sequence[DirectoryGrant], quota: Quota) -> list[str]:
-    """Open and mount what is granted, shallow paths first; return the guest paths, in that order.
+def mount_grants(
+    tree: MountTree, grants: Sequence[DirectoryGrant], quota: Quota
+) -> list[tuple[str, Directory]]:
+    """Open and mount what is granted, shallow paths first.
+
+    Returns:
+        For each granted directory, its guest path as it was granted, and a new handle on it.
 
     Raises:
         GrantError: a path does not exist, cannot be opened, or is granted twice.
     """
+    directories: list[tuple[str, Directory]] = []
     ordered = sorted(grants, key=lambda grant: grant.guest_path.count("/"))
     for number, grant in enumerate(ordered):
         guest_path = "/" + grant.guest_path.strip("/")
         try:
-            mode = os.stat(grant.path).st_mode
+            mode = Path(grant.path).stat().st_mode
             if stat.S_ISDIR(mode):
-                tree.mount_directory(guest_path, _open(grant, grant.path, _GRANT_DEVICE + number, quota))
+                files = _open(grant, grant.path, _GRANT_DEVICE + number, quota)
+                tree.mount_directory(guest_path, files)
+                directories.append((grant.guest_path, files.root()))
             elif stat.S_ISREG(mode):
                 # Opened by its real name: the link that a person named is followed once, here.
                 folder, name = os.path.split(os.path.realpath(grant.path))
@@ -88,7 +103,7 @@ def mount_grants(tree: MountTree, grants: Sequence[DirectoryGrant], quota: Quota
                 raise GrantError(f"{grant.path} is neither a directory nor a regular file")
         except OSError as error:
             raise GrantError(f"cannot grant {grant.path}: {error.strerror}") from None
-    return [grant.guest_path for grant in ordered]
+    return directories
 
 
 def _open(

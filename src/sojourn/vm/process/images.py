@@ -1,9 +1,9 @@
 """Images: a started interpreter with imports done, kept ready to start from.
 
 At a point where nothing is on the guest's call stack, its whole state is linear memory and mutable
-globals. An image is those two, in files: memory as it is (mapped copy-on-write into each process that starts from it),
-the rest in a small description. Its digest covers what it was made from: the runtime, how we change it, our
-half inside the guest, and the imports.
+globals. An image is those two, in files: memory as it is (mapped copy-on-write into each process that
+starts from it), the rest in a small description. Its digest covers what it was made from: the runtime, how
+we change it, our half inside the guest, and the imports.
 
 An image holds the interpreter's string-hash seed, so images are shared within one home, that is one
 tenant, and never beyond (docs/limitations.md).
@@ -112,7 +112,7 @@ class ImageStore:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def list(self) -> list[ImageInfo]:
+    def all(self) -> list[ImageInfo]:
         """All images, the most recently used first."""
         found = [self._describe(folder) for folder in self._home.images.iterdir() if folder.is_dir()]
         return sorted((info for info in found if info), key=lambda info: -info.last_used_s)

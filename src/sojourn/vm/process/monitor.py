@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.limits import Limits
-from sojourn.model.program import Program
+from sojourn.model.program import SITE_PREFIX, STDIN, Program
 from sojourn.model.progress import Progress, Silent
 from sojourn.model.states import Ending
 from sojourn.store.home import Home
 
-from .command import CommandRuntime
+from .command import Command
 from .compiled import CompiledModules
 from .engine import THREAD_STACK_BYTES, Instance
 from .images import Image
-from .runtime import PythonRuntime, PythonStart, Streams, python_start
+from .runtime import PROGRAM_FOLDER, PythonRuntime, PythonStart
+from .streams import Streams
 from .virtual_machine import Usage, VirtualMachine
 
 # Variables that packages read while they are imported: too late when the import is in the image.
@@ -50,6 +51,21 @@ class Launch:
     identity: int = 1
 
 
+@dataclass(frozen=True)
+class Service:
+    """A process that serves functions: what it may use.
+
+    Attributes:
+        imports: modules that its image shall hold.
+    """
+
+    imports: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    directories: tuple[DirectoryGrant, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    identity: int = 1
+
+
 class RunningProcess:
     """A guest on its thread. All methods may be called from any thread."""
 
@@ -74,9 +90,20 @@ class RunningProcess:
         """What it has used; final once it has ended."""
         return self._machine.usage()
 
-    def begin(self, enter: Callable[[Instance], int | None]) -> None:
-        """Start the guest's thread, with the stack that the engine may use."""
-        thread = threading.Thread(target=self._run, args=(enter,), name="sojourn-guest", daemon=True)
+    def wake(self) -> None:
+        """One of its sources has something."""
+        with self._lock:
+            if self._ending is None:
+                self._machine.surroundings.wake()
+
+    def begin(
+        self,
+        enter: Callable[[Instance], int | None],
+        ended: Callable[[Ending], None] = lambda ending: None,
+    ) -> None:
+        """Start the guest's thread, with the stack that the engine may use; ``ended`` is called on it at
+        the end, before ``wait`` returns."""
+        thread = threading.Thread(target=self._run, args=(enter, ended), name="sojourn-guest", daemon=True)
         with _stack_size_lock:
             before = threading.stack_size(THREAD_STACK_BYTES)
             try:
@@ -84,12 +111,15 @@ class RunningProcess:
             finally:
                 threading.stack_size(before)
 
-    def _run(self, enter: Callable[[Instance], int | None]) -> None:
+    def _run(self, enter: Callable[[Instance], int | None], ended: Callable[[Ending], None]) -> None:
         ending = self._machine.run(enter)
         with self._lock:
             self._ending = ending
         self._machine.close()
-        self._ended.set()
+        try:
+            ended(ending)
+        finally:
+            self._ended.set()
 
 
 class ProcessMonitor:
@@ -128,14 +158,37 @@ class ProcessMonitor:
         """
         if launch.program.entry.kind == "wasm":
             command = self._command(launch)
-            machine = command.start(launch, streams)
-            process, enter = RunningProcess(machine, None), command.enter
+            files = {
+                name: data for name, data in launch.contents.items() if name != launch.program.entry.target
+            }
+            machine = command.start(
+                launch.argv, launch.environment, launch.limits, streams, files, launch.directories
+            )
+            process = RunningProcess(machine, None)
+            process.begin(command.enter)
         else:
             runtime, image = self.python(), self._image(launch)
             machine = runtime.start(image, launch.limits, streams, launch.contents, launch.directories)
             process = RunningProcess(machine, image.info.digest if image else None)
-            enter = runtime.entry(_python_start(launch), image)
-        process.begin(enter)
+            process.begin(runtime.entry(_python_start(launch), image))
+        return process
+
+    def serve(self, service: Service, streams: Streams, ended: Callable[[Ending], None]) -> RunningProcess:
+        """Begin a process that answers requests: ``streams.extra`` are where it reads and writes them."""
+        runtime = self.python()
+        image = runtime.image(service.imports)
+        machine = runtime.start(image, service.limits, streams, grants=service.directories)
+        start = PythonStart(
+            kind="serve",
+            target="",
+            argv=("",),
+            path_first=("",),
+            environment=service.environment,
+            identity=service.identity,
+            descriptors=machine.system.extra_numbers,
+        )
+        process = RunningProcess(machine, image.info.digest)
+        process.begin(runtime.entry(start, image), ended)
         return process
 
     def _image(self, launch: Launch) -> Image | None:
@@ -144,3 +197,35 @@ class ProcessMonitor:
             return None
         early = any(name.startswith(_READ_AT_IMPORT) for name in launch.environment)
         return runtime.image(() if early else launch.program.imports)
+
+    def _command(self, launch: Launch) -> Command:
+        target = launch.program.entry.target
+        code = launch.contents[target]
+        digest = next(file.digest for file in launch.program.files if file.name == target)
+        return Command(self._modules, target, digest, code)
+
+
+def _python_start(launch: Launch) -> PythonStart:
+    """What the interpreter is told, for each kind of entry; ``sys.argv`` and ``sys.path`` as ``python`` sets
+    them, with the program's folder where the script's would be."""
+    entry = launch.program.entry
+    kind, target, name = entry.kind, entry.target, "<string>"
+    first: tuple[str, ...] = ("", PROGRAM_FOLDER)
+    if kind == "script" and target == STDIN:
+        kind, name, argv0 = "code", STDIN, "-"
+        target = launch.contents[entry.target].decode("utf-8-sig")
+    elif kind == "script":
+        target = argv0 = f"{PROGRAM_FOLDER}/{target}"
+        first = (target.rpartition("/")[0],)
+    else:
+        argv0 = "-c" if kind == "code" else "-m"
+    return PythonStart(
+        kind=kind,
+        target=target,
+        argv=(argv0, *launch.argv),
+        path_first=first,
+        path_last=(f"{PROGRAM_FOLDER}/{SITE_PREFIX.rstrip('/')}",) if launch.program.dependencies else (),
+        environment=launch.environment,
+        identity=launch.identity,
+        name=name,
+    )

@@ -27,7 +27,17 @@ from sojourn.store.home import Home
 from .artifacts import PythonArtifacts, find_python
 from .compiled import CompiledModules, shown
 from .engine import Instance
-from .filesystems import OnDisk, SharedBundle, bundle, mount_grants, new_tree
+from .filesystems import (
+    GUEST_DEVICE,
+    LIBRARY_DEVICE,
+    PLOTTING_DEVICE,
+    PROGRAM_DEVICE,
+    OnDisk,
+    SharedBundle,
+    bundle,
+    mount_grants,
+    new_tree,
+)
 from .guest import function_server_files
 from .images import Image, ImageInfo, ImageStore, image_digest
 from .streams import Collected, Given, Streams
@@ -40,7 +50,6 @@ GUEST_FOLDER = "/sojourn"
 PROGRAM_FOLDER = "/program"
 LIBRARY_FOLDER = "/usr/local/lib"
 EXTRA_FIRST = 5  # the descriptors of further streams begin after the standard ones and two directories
-_DEVICES = range(10, 20)
 _BUILD_LIMITS = Limits(memory_bytes=2048 * MIB, cpu_seconds=600, wall_seconds=1200)
 _IMAGE_ESTIMATE_S = 3.0
 _MARK = "sojourn image "
@@ -102,10 +111,10 @@ class PythonRuntime:
         self._images = ImageStore(home)
         self._building = threading.Lock()
         self._guest_files, self._guest_digest = guest_modules()
-        self._guest = bundle(self._guest_files, _DEVICES[0])
+        self._guest = bundle(self._guest_files, GUEST_DEVICE)
         library = {self.artifacts.library_name: OnDisk(self.artifacts.library)}
-        self._library = SharedBundle(library, _DEVICES[1])
-        self._plotting = bundle(self.artifacts.plotting_data(), _DEVICES[2])
+        self._library = SharedBundle(library, LIBRARY_DEVICE)
+        self._plotting = bundle(self.artifacts.plotting_data(), PLOTTING_DEVICE)
         self._module = modules.get(
             self.artifacts.digest, self.artifacts.read_module, f"CPython {self.artifacts.python_version}"
         )
@@ -122,7 +131,9 @@ class PythonRuntime:
             return self._images.find(digest) or self._build(digest, tuple(sorted(set(imports))))
 
     def _build(self, digest: str, imports: tuple[str, ...]) -> Image:
-        what = f"making an image of Python with {', '.join(imports)}" if imports else "making an image of Python"
+        what = (
+            f"making an image of Python with {', '.join(imports)}" if imports else "making an image of Python"
+        )
         with shown(self._progress, what, lambda: _IMAGE_ESTIMATE_S if imports else None):
             output = Collected(MIB)
             machine = self.start(None, _BUILD_LIMITS, Streams(Given(), output, output))
@@ -208,8 +219,9 @@ class PythonRuntime:
             tree.mount_directory(GUEST_FOLDER, self._guest)
             tree.mount_directory(LIBRARY_FOLDER, self._library)
             if program:
-                tree.mount_directory(PROGRAM_FOLDER, bundle(program, _DEVICES[3]))
-            mount_grants(tree, grants, quota)
+                tree.mount_directory(PROGRAM_FOLDER, bundle(program, PROGRAM_DEVICE))
+            for _, directory in mount_grants(tree, grants, quota):
+                directory.close()  # an image knows no further preopened directories
             system = System(
                 surroundings,
                 args=(),

@@ -79,6 +79,7 @@ def prepare(common, names):
     linecache.clearcache()
     importlib.invalidate_caches()
     _image["modules"] = frozenset(sys.modules)
+    _image["count"] = len(sys.modules)
     gc.collect()
     gc.freeze()  # what the image holds is never looked at again by the collector, so its pages stay shared
     return failed
@@ -90,9 +91,10 @@ def _system_seeded_bit_generators():
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is None:
         return []
+    own = numpy_random.mtrand._rand._bit_generator  # the one behind numpy.random.rand and its like
     found = []
     for item in gc.get_objects():
-        if isinstance(item, numpy_random.BitGenerator):
+        if isinstance(item, numpy_random.BitGenerator) and item is not own:
             entropy = getattr(item.seed_seq, "entropy", None)
             if isinstance(entropy, int) and entropy >= 1 << 64:
                 found.append(item)
@@ -116,7 +118,7 @@ def _renew(identity):
         generator.seed()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        numpy_random.seed()
+        numpy_random.set_state(("MT19937", _random_words(624), 624))
         for generator in _image["bit_generators"]:
             generator.state = type(generator)().state
     tempfile._name_sequence = None
@@ -126,6 +128,13 @@ def _renew(identity):
     if process is not None:
         process.current_process()._config["authkey"] = process.AuthenticationString(os.urandom(32))
     os.getpid = lambda: identity
+
+
+def _random_words(count):
+    """An array of words from the system: a state of the Mersenne twister, at a tenth of what seeding costs."""
+    import numpy
+
+    return numpy.frombuffer(os.urandom(4 * count), numpy.uint32)
 
 
 def _set_up(spec):
@@ -253,8 +262,8 @@ def _finish(status):
     atexit._run_exitfuncs()
     _flush()
     main = sys.modules.get("__main__")
-    names = [name for name in sys.modules if name not in _image["modules"] and name != "__main__"]
-    modules = [sys.modules[name] for name in reversed(names)]
+    names = _own_modules()
+    modules = [sys.modules[name] for name in names]
     for name in names:
         del sys.modules[name]
     if main is not None:
@@ -264,6 +273,19 @@ def _finish(status):
             _clear(module)
     gc.collect()
     return status if _flush() else status or 120
+
+
+def _own_modules():
+    """The names of the modules that the program imported itself, the latest first. Looking at the image's
+    own would write to their pages (reference counts) and so copy them."""
+    names = []
+    left = len(sys.modules) - _image["count"]
+    for name in reversed(sys.modules):
+        if name not in _image["modules"]:
+            names.append(name)
+        elif len(names) >= left:
+            break
+    return names
 
 
 def _clear(module):

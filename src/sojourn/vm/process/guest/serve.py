@@ -100,22 +100,18 @@ class Programs:
     def exec_module(self, module):
         program = self.current
         facts = program.modules[module.__name__]
-        module.__dict__["_constant"] = lambda name: _constant(program, name)
+        module.__dict__["_constant"] = lambda path, classes: _constant(program.files[path], classes)
         text = program.files[facts["path"]].decode("utf-8")
         for unit in _units(facts, text):
             exec(_compile(*unit, facts["future"]), module.__dict__)
 
 
-def _constant(program, name):
-    message = _read_packed(program.files[name])
-    return codec.decode(message.header, message.buffers, program.registry())
-
-
-def _read_packed(data):
+def _constant(data, classes):
+    """A constant that came as an encoded value; ``classes`` are those of the program's that it needs."""
     message = read_message(io.BytesIO(data).readinto)
     if message is None:
         raise CodecError("an empty constant")
-    return message
+    return codec.decode(message.header, message.buffers, codec.Registry(classes))
 
 
 def _units(facts, text):
@@ -185,9 +181,10 @@ class Server:
             return _refusal(number, f"a request that cannot be read: {error!r}", ""), True
 
     def _call(self, number, facts, value, buffers):
+        digest, entry = facts["digest"], facts["entry"]
         try:
-            program = self.programs.enter(facts["digest"])
-            function = program.find(facts["entry"])
+            program = self.programs.enter(digest)
+            function = program.find(entry)
             args, kwargs = codec.decode(value, buffers, program.registry())
             result = function(*args, **kwargs)
             returned = codec.encode(result, program.registry())

@@ -36,7 +36,7 @@ class Source(Protocol):
     @property
     def tty(self) -> bool: ...
 
-    def read_nowait(self, size: int) -> bytes | None:
+    def read_nowait(self, size: int) -> bytes | memoryview | None:
         """At most ``size`` bytes; ``b""`` at the end; None when nothing has come yet.
 
         Raises:
