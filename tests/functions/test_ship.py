@@ -99,6 +99,33 @@ def fibonacci(number):
     return number if number < 2 else fibonacci(number - 1) + fibonacci(number - 2)
 
 
+class Remote:
+    """As sojourn's own wrapper of a decorated function is."""
+
+    __module__ = "sojourn.client.functions"
+
+    def __init__(self, function):
+        self.__wrapped__ = function
+
+
+def remote(**options):
+    return Remote
+
+
+remote.__module__ = "sojourn.client.functions"
+
+
+@remote(memory="1G")
+def remote_outer(value):
+    return remote_inner(value) + 1
+
+
+@remote()
+@twice
+def remote_inner(value):
+    return value * 2
+
+
 def uses_constants():
     return [RATE, TABLE, repr(NAN), DAY, WORDS.findall("a b"), Pair(1, 2).right, add_five(1)]
 
@@ -171,6 +198,7 @@ def multiline():
         (uses_import_inside, (), '{"a": 2}'),
         (uses_default, (1,), (1, True, 0.25, ("a",), DAY)),
         (doubled, (3,), 8),
+        (remote_outer, (3,), 13),
         (fibonacci, (10,), 55),
         (is_even, (7,), False),
         (multiline, (), "\n  indented\n    more"),
@@ -277,6 +305,12 @@ def test_the_shipped_text_is_the_users_and_only_what_is_used() -> None:
     assert set(program.files) == {"sojourn_main.py", MANIFEST}
     assert json.loads(program.files[MANIFEST])["entry"] == program.entry
     compile(text_of(program), "shipped", "exec")
+
+
+def test_sojourns_own_decorators_stay_behind() -> None:
+    text = text_of(ship(remote_outer, AVAILABLE))
+    assert "remote(" not in text
+    assert "@twice\ndef remote_inner" in text
 
 
 def test_the_needed_packages_are_named() -> None:

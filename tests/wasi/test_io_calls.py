@@ -413,3 +413,21 @@ def test_synced_writes_ask_the_file() -> None:
 def test_rw_rights_are_enough_for_plain_files() -> None:
     g = Guest()
     assert g.fdstat(g.open("f", oflags=1, rights=RW))[2] == RW
+
+
+def test_a_source_may_hand_on_its_own_buffers() -> None:
+    class Buffers:
+        tty = False
+
+        def __init__(self) -> None:
+            self.data = memoryview(b"0123456789")
+
+        def read_nowait(self, size: int) -> memoryview:
+            piece, self.data = self.data[:size], self.data[size:]
+            return piece
+
+    g = Guest(stdin=Buffers())
+    g.ok("fd_read", 0, *g.vectors([1, 3]), g.OUT)
+    assert g.get(g.DATA, g.u32()) == b"0123"
+    assert g.read(0) == b"456789"
+    assert g.read(0) == b""

@@ -153,3 +153,18 @@ def test_no_handle_is_left_open() -> None:
     private = g.tree.private
     assert all(inode.opens == 0 for inode in private.inodes.values())
     g.tree.close()
+
+
+def test_a_file_system_over_the_root() -> None:
+    tree = guest().tree
+    over = scratch()
+    tree.mount_root(over)
+    with pytest.raises(GrantError):
+        tree.mount_root(scratch())
+    g = Guest(preopens=[(b"/", tree)])
+    g.make_file("f", b"x")
+    assert g.stat("f")[0] == 8
+    assert g.try_open("own/f") == Errno.ENOENT
+    assert g.try_open("..", rights=0) == Errno.EPERM
+    tree.close()
+    assert over.inodes == {}

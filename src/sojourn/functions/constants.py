@@ -9,8 +9,6 @@ from __future__ import annotations
 import enum
 import functools
 import math
-import socket
-import threading
 import types
 from collections.abc import Callable
 from io import IOBase
@@ -90,12 +88,14 @@ _BRACKETS: dict[type, Callable[[Any, Callable[[Any], str]], str]] = {
     complex: lambda value, text: f"complex({text(value.real)}, {text(value.imag)})",
 }
 
-_LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Semaphore)
+# By the names of their modules where the module is none that a pure part should load.
+_LIVE_MODULES: dict[str, tuple[str, str]] = {
+    "_thread": ("a lock", "Leave it out: every call runs alone in its guest."),
+    "threading": ("a thread or a lock", "Leave it out: every call runs alone in its guest."),
+    "socket": ("a socket", "A guest has no sockets: pass in the data instead."),
+}
 _LIVE: list[tuple[tuple[type, ...], str, str]] = [
     ((IOBase,), "an open file", "Open the file inside the function, and grant its directory."),
-    ((socket.socket,), "a socket", "A guest has no sockets: pass in the data instead."),
-    ((*_LOCKS, threading.Event), "a lock", "Leave it out: every call runs alone in its guest."),
-    ((threading.Thread,), "a thread", "Start it outside of the function."),
     ((types.GeneratorType, types.AsyncGeneratorType), "a generator", "Pass list(...) of it."),
     ((types.CoroutineType,), "a coroutine", "Await it first and pass the result."),
     (
@@ -116,6 +116,9 @@ def refusal(what: str, value: Any) -> FunctionError:
         if isinstance(value, kinds):
             return FunctionError(f"{what}, which is {description} and cannot be shipped", hint)
     kind = type(value)
+    if kind.__module__ in _LIVE_MODULES:
+        description, hint = _LIVE_MODULES[kind.__module__]
+        return FunctionError(f"{what}, which is {description} and cannot be shipped", hint)
     return FunctionError(
         f"{what}, which is a live {kind.__module__}.{kind.__qualname__} and cannot be shipped",
         "Make it inside the function, or pass plain values as arguments.",

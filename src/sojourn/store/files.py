@@ -212,7 +212,7 @@ def file_sha256(file: BinaryIO) -> str:
 
 
 def remove_stale(folder: Path, older_s: float) -> int:
-    """Remove what interrupted writers left in ``folder`` ``older_s`` seconds ago or before; give the count."""
+    """Remove what interrupted writers left in ``folder`` ``older_s`` seconds ago or before; count them."""
     oldest = time.time() - older_s
     count = 0
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):

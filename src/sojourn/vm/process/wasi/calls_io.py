@@ -14,7 +14,7 @@ _APPEND = int(FdFlags.APPEND)
 _SYNC = int(FdFlags.SYNC)
 _SYNCED = int(FdFlags.DSYNC | FdFlags.SYNC)
 _NONBLOCK = int(FdFlags.NONBLOCK)
-_STREAM_BYTES_MAX = 1 << 20
+_STREAM_BYTES_MAX = 1 << 24
 _SEEK = int(Rights.FD_SEEK)
 _TELL = int(Rights.FD_TELL)
 _ADVICES = 6
@@ -95,11 +95,11 @@ class IoCalls(Kernel):
         except WasiError as error:
             return error.errno.value
 
-    def _read_stream(self, descriptor: Descriptor, source: Source, size: int) -> bytes:
-        data = descriptor.pending
-        if data is not None:
-            descriptor.pending = data[size:] or None
-            return data[:size]
+    def _read_stream(self, descriptor: Descriptor, source: Source, size: int) -> bytes | memoryview:
+        ahead = descriptor.pending
+        if ahead is not None:
+            descriptor.pending = ahead[size:] or None
+            return ahead[:size]
         size = min(size, _STREAM_BYTES_MAX)
         while (data := source.read_nowait(size)) is None:
             if descriptor.flags & _NONBLOCK:

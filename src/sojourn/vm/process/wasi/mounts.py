@@ -45,6 +45,18 @@ class MountTree:
     def __init__(self, private: MemoryFileSystem) -> None:
         self.private = private
         self.mounts: dict[int, Mount] = {}  # by the placeholder's inode number
+        self._over: FileSystem | None = None  # mounted over the root
+
+    def mount_root(self, filesystem: FileSystem) -> None:
+        """Show the root of ``filesystem`` as ``/``. It hides the private file system and all mounts in
+        it, which can be reached by directory handles only.
+
+        Raises:
+            GrantError: there is one already.
+        """
+        if self._over is not None:
+            raise GrantError("the guest path '/' is already taken", "Try: another guest path")
+        self._over = filesystem
 
     def mount_directory(self, guest_path: str, filesystem: FileSystem) -> None:
         """Show the root of ``filesystem`` as the directory ``guest_path`` (absolute).
@@ -70,13 +82,17 @@ class MountTree:
         """
         self._walk(guest_path, _parts(guest_path)).close()
 
-    def root(self) -> MountedDirectory:
+    def root(self) -> Directory:
         """A new handle on ``/``."""
+        if self._over is not None:
+            return self._over.root()
         return MountedDirectory(self, self.private.root())
 
     def close(self) -> None:
         for mount in self.mounts.values():
             mount.filesystem.close()
+        if self._over is not None:
+            self._over.close()
         self.private.close()
 
     def _mount(self, mount: Mount) -> None:

@@ -128,7 +128,8 @@ class _Poll:
         descriptor = stream.descriptor
         try:
             if descriptor.pending is None:
-                descriptor.pending = stream.source.read_nowait(_PEEK_BYTES)
+                data = stream.source.read_nowait(_PEEK_BYTES)
+                descriptor.pending = None if data is None else bytes(data)
         except WasiError as error:
             self._add(stream.userdata, _FD_READ, error=error.errno)
             return

@@ -132,7 +132,8 @@ class Directory(Node, Protocol):
 
     def entries(self, cookie: int) -> Iterator[Entry]:
         """The entries after ``cookie`` (0: from the start), without ``.`` and ``..``. A listing that goes
-        on with the cookie of any entry it was given neither repeats nor skips one that stayed."""
+        on with the cookie of any entry it was given neither repeats nor skips one that stayed. One
+        handle may serve several descriptors, so listings of it may interleave."""
         ...
 
     def sync(self, data_only: bool) -> None: ...

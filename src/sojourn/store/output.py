@@ -1,0 +1,284 @@
+"""The output log of a process: what it wrote to stdout and stderr, in order, with times.
+
+Knows nothing of processes; a log is one file. Theory of operation: the file is a sequence of frames, each a header (checksum,
+payload length, time, offset) and a payload of chunks, each a number (its length and its stream) and its bytes.
+*Offset* means everywhere: how many bytes of output, of both streams together, come before. It is what a reader gives to
+go on where it stopped, so that each byte is seen exactly once.
+
+Invariants:
+
+- Frames are only added. A writer that died can leave a torn one at the end: readers stop before it, the next writer
+  cuts it off. A write that fails part way is cut off at once.
+- What is waiting to be written is bounded by ``PENDING_BYTES_MAX`` and by ``LINGER_S`` seconds. Small writes are gathered
+  into one frame, so a log is never more than a small multiple of the output in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .files import translated
+
+STDOUT, STDERR = 1, 2
+PENDING_BYTES_MAX = 64 << 10
+PAYLOAD_BYTES_MAX = 256 << 10
+LINGER_S = 0.02
+_CHUNK_BYTES = 64 << 10
+_HEADER = struct.Struct("<IIQQ")  # checksum of all that follows, payload length, time, offset
+
+
+@dataclass(frozen=True)
+class Output:
+    """A piece of output.
+
+    Attributes:
+        stream: ``STDOUT`` or ``STDERR``.
+        offset: bytes of output before it.
+        time_ns: when it was written, since 1970, within ``LINGER_S``.
+    """
+
+    stream: int
+    offset: int
+    time_ns: int
+    data: bytes
+
+    @property
+    def next_offset(self) -> int:
+        return self.offset + len(self.data)
+
+
+class OutputWriter:
+    """Adds to the log at ``path``, made when it is not there. One writer at a time; safe for its threads.
+
+    Raises:
+        StoreError: (any method) the disk is full, read-only or not ours to write.
+    """
+
+    def __init__(
+        self, path: Path, *, now_ns: Callable[[], int] = time.time_ns, linger_s: float = LINGER_S
+    ) -> None:
+        self._path = path
+        self._now_ns = now_ns
+        self._linger_s = linger_s
+        self._lock = threading.Lock()
+        self._pending = bytearray()
+        self._timer: threading.Timer | None = None
+        self._failure: Exception | None = None
+        with translated(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(path, flags, 0o600)
+            try:
+                self._end, self._offset = _whole(path)
+                os.ftruncate(self._fd, self._end)
+            except BaseException:
+                os.close(self._fd)
+                raise
+        self._frame_offset = self._offset
+
+    @property
+    def offset(self) -> int:
+        """Bytes of output so far, those that wait included."""
+        return self._offset
+
+    def write(self, stream: int, data: bytes | bytearray | memoryview) -> None:
+        """Add output. It is in the file within ``linger_s`` seconds, or after ``flush``."""
+        if stream not in (STDOUT, STDERR):
+            raise ValueError(f"there is no output stream {stream}")
+        view = memoryview(data).cast("B")
+        with self._lock:
+            self._need_open()
+            for start in range(0, len(view), _CHUNK_BYTES):
+                self._add(stream, view[start : start + _CHUNK_BYTES])
+            if self._pending and not self._linger_s:
+                self._put()
+            elif self._pending and self._timer is None:
+                self._timer = threading.Timer(self._linger_s, self._put_later)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def flush(self) -> None:
+        """Put everything into the file, where readers see it."""
+        with self._lock:
+            self._need_open()
+            self._put()
+
+    def close(self) -> None:
+        """Flush and let go. Closing twice does nothing."""
+        with self._lock:
+            if self._fd < 0:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            try:
+                if self._failure is None:
+                    self._put()
+            finally:
+                os.close(self._fd)
+                self._fd = -1
+
+    def __enter__(self) -> OutputWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _need_open(self) -> None:
+        if self._fd < 0:
+            raise ValueError("the output log is closed")
+        if self._failure is not None:
+            raise self._failure
+
+    def _add(self, stream: int, chunk: memoryview) -> None:
+        _put_number(self._pending, len(chunk) << 1 | stream - 1)
+        self._pending += chunk
+        self._offset += len(chunk)
+        if len(self._pending) >= PENDING_BYTES_MAX:
+            self._put()
+
+    def _put_later(self) -> None:
+        with self._lock:
+            self._timer = None
+            if self._fd < 0 or self._failure is not None:
+                return
+            with contextlib.suppress(Exception):  # kept: whoever writes next is told
+                self._put()
+
+    def _put(self) -> None:
+        """Write one frame of what waits."""
+        if not self._pending:
+            return
+        rest = _HEADER.pack(0, len(self._pending), self._now_ns(), self._frame_offset)[4:] + self._pending
+        try:
+            with translated(self._path):
+                self._write_at_end(zlib.crc32(rest).to_bytes(4, "little") + rest)
+        except Exception as error:
+            self._failure = error
+            raise
+        finally:
+            self._pending.clear()
+        self._frame_offset = self._offset
+
+    def _write_at_end(self, frame: bytes) -> None:
+        done = 0
+        try:
+            while done < len(frame):
+                done += os.pwrite(self._fd, frame[done:], self._end + done)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._end)
+            raise
+        self._end += done
+
+
+def read_output(path: Path, start: int = 0) -> Iterator[Output]:
+    """The output in the log from offset ``start`` on, as far as it is whole. No log: none."""
+    with contextlib.closing(_Reader(path, start)) as reader:
+        yield from reader.available()
+
+
+def follow_output(
+    path: Path, start: int, ended: Callable[[], bool], wait: Callable[[], object]
+) -> Iterator[Output]:
+    """The output from ``start`` on, and what is added, until the process has ended.
+
+    Args:
+        ended: whether the writer is done; asked before each look, so that nothing is missed.
+        wait: called when there is nothing new; returns when it is time to look again.
+    """
+    with contextlib.closing(_Reader(path, start)) as reader:
+        while True:
+            last = ended()
+            yield from reader.available()
+            if last:
+                return
+            wait()
+
+
+class _Reader:
+    """Reads frames from where it is. ``available`` can be asked again when there may be more."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self._path = path
+        self._wanted = start
+        self._file: BinaryIO | None = None
+        self.position = 0  # of the next frame in the file
+        self.offset = 0  # of its output
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def available(self) -> Iterator[Output]:
+        while (frame := self._frame()) is not None:
+            time_ns, payload = frame
+            for stream, chunk in _chunks(payload):
+                begin, self.offset = self.offset, self.offset + len(chunk)
+                if self.offset > self._wanted:
+                    skipped = max(0, self._wanted - begin)
+                    yield Output(stream, begin + skipped, time_ns, bytes(chunk[skipped:]))
+
+    def _frame(self) -> tuple[int, memoryview] | None:
+        """The next frame if it is whole."""
+        file = self._open()
+        if file is None:
+            return None
+        file.seek(self.position)
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            return None
+        checksum, length, time_ns, offset = _HEADER.unpack(header)
+        if not 0 < length <= PAYLOAD_BYTES_MAX or offset != self.offset:
+            return None
+        payload = file.read(length)
+        if len(payload) < length or zlib.crc32(payload, zlib.crc32(header[4:])) != checksum:
+            return None
+        self.position += _HEADER.size + length
+        return time_ns, memoryview(payload)
+
+    def _open(self) -> BinaryIO | None:
+        if self._file is None:
+            with contextlib.suppress(FileNotFoundError), translated(self._path):
+                self._file = self._path.open("rb")
+        return self._file
+
+
+def _whole(path: Path) -> tuple[int, int]:
+    """Where the last whole frame ends, in the file and in output."""
+    with contextlib.closing(_Reader(path, 0)) as reader:
+        for _ in reader.available():
+            pass
+        return reader.position, reader.offset
+
+
+def _put_number(out: bytearray, value: int) -> None:
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def _chunks(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Stream and bytes of each chunk. What a checksum vouches for was made by ``_add``; still nothing is
+    read beyond the payload."""
+    at = 0
+    while at < len(payload):
+        value = shift = 0
+        more = True
+        while more and at < len(payload) and shift < 64:
+            value |= (payload[at] & 0x7F) << shift
+            more = payload[at] > 0x7F
+            shift += 7
+            at += 1
+        length = value >> 1
+        yield (value & 1) + 1, payload[at : at + length]
+        at += length
