@@ -99,7 +99,7 @@ def check_variable(name: str) -> None:
 def check_guest_path(path: str) -> None:
     """Raise ``GrantError`` unless ``path`` can be the name of a mount."""
     parts = path.split("/")
-    if not path.strip("/") or ".." in parts or "\0" in path or "\n" in path:
+    if not path or ".." in parts or "\0" in path or "\n" in path:
         raise GrantError(
             f"{path!r} cannot be a path in the guest",
             "Try: an absolute path without '..', such as /data",

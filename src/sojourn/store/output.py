@@ -1,16 +1,16 @@
 """The output log of a process: what it wrote to stdout and stderr, in order, with times.
 
-Knows nothing of processes; a log is one file. Theory of operation: the file is a sequence of frames, each a header (checksum,
-payload length, time, offset) and a payload of chunks, each a number (its length and its stream) and its bytes.
-*Offset* means everywhere: how many bytes of output, of both streams together, come before. It is what a reader gives to
-go on where it stopped, so that each byte is seen exactly once.
+Knows nothing of processes; a log is one file. Theory of operation: the file is a sequence of frames, each a
+header (checksum, payload length, time, offset) and a payload of chunks, each a number (its length and its
+stream) and its bytes. *Offset* means everywhere: how many bytes of output, of both streams together, come
+before. It is what a reader gives to go on where it stopped, so that each byte is seen exactly once.
 
 Invariants:
 
-- Frames are only added. A writer that died can leave a torn one at the end: readers stop before it, the next writer
-  cuts it off. A write that fails part way is cut off at once.
-- What is waiting to be written is bounded by ``PENDING_BYTES_MAX`` and by ``LINGER_S`` seconds. Small writes are gathered
-  into one frame, so a log is never more than a small multiple of the output in it.
+- Frames are only added. A writer that died can leave a torn one at the end: readers stop before it, the
+  next writer cuts it off. A write that fails part way is cut off at once.
+- What waits to be written is bounded by ``PENDING_BYTES_MAX`` and by ``LINGER_S`` seconds. Small writes are
+  gathered into one frame, so a log is never more than a small multiple of the output in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from .files import translated
 
@@ -117,14 +116,15 @@ class OutputWriter:
         with self._lock:
             if self._fd < 0:
                 return
-            if self._timer is not None:
-                self._timer.cancel()
+            timer, self._timer = self._timer, None
             try:
-                if self._failure is None:
-                    self._put()
+                self.raise_failure()
+                self._put()
             finally:
                 os.close(self._fd)
                 self._fd = -1
+                if timer is not None:
+                    timer.cancel()
 
     def __enter__(self) -> OutputWriter:
         return self
@@ -135,6 +135,10 @@ class OutputWriter:
     def _need_open(self) -> None:
         if self._fd < 0:
             raise ValueError("the output log is closed")
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong while nobody was looking, if anything did."""
         if self._failure is not None:
             raise self._failure
 
@@ -210,13 +214,13 @@ class _Reader:
     def __init__(self, path: Path, start: int) -> None:
         self._path = path
         self._wanted = start
-        self._file: BinaryIO | None = None
+        self._fd: int | None = None
         self.position = 0  # of the next frame in the file
         self.offset = 0  # of its output
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._fd is not None:
+            os.close(self._fd)
 
     def available(self) -> Iterator[Output]:
         while (frame := self._frame()) is not None:
@@ -229,27 +233,26 @@ class _Reader:
 
     def _frame(self) -> tuple[int, memoryview] | None:
         """The next frame if it is whole."""
-        file = self._open()
-        if file is None:
+        fd = self._open()
+        if fd is None:
             return None
-        file.seek(self.position)
-        header = file.read(_HEADER.size)
+        header = os.pread(fd, _HEADER.size, self.position)
         if len(header) < _HEADER.size:
             return None
         checksum, length, time_ns, offset = _HEADER.unpack(header)
         if not 0 < length <= PAYLOAD_BYTES_MAX or offset != self.offset:
             return None
-        payload = file.read(length)
+        payload = os.pread(fd, length, self.position + _HEADER.size)
         if len(payload) < length or zlib.crc32(payload, zlib.crc32(header[4:])) != checksum:
             return None
         self.position += _HEADER.size + length
         return time_ns, memoryview(payload)
 
-    def _open(self) -> BinaryIO | None:
-        if self._file is None:
+    def _open(self) -> int | None:
+        if self._fd is None:
             with contextlib.suppress(FileNotFoundError), translated(self._path):
-                self._file = self._path.open("rb")
-        return self._file
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return self._fd
 
 
 def _whole(path: Path) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 A command sees the same tree as every guest: a private root, its program's files at ``/program``, and
 what was granted. Each grant is also a preopened directory of its own, under the very name it was granted
-as, because that is how programs of this kind look for what they may touch; the root comes last.
+as, because that is how programs of this kind look for what they may touch; the root comes last, unless a
+directory was granted as ``/``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from sojourn.model.errors import LimitError, ModuleError
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.limits import Limits
 
+from .assembly import assemble
 from .compiled import CompiledModules
 from .engine import CompiledModule, Instance
-from .filesystems import PROGRAM_DEVICE, bundle, mount_grants, new_tree
+from .filesystems import PROGRAM_DEVICE, bundle, mount_grants
 from .streams import Streams
-from .surroundings import Surroundings
 from .virtual_machine import VirtualMachine
-from .wasi.outside import ByteQuota
-from .wasi.system import System
+from .wasi.mounts import MountTree
+from .wasi.system import Preopen
+from .wasi.vfs import Quota
 
 START_FUNCTION = "_start"
 PROGRAM_FOLDER = "/program"
@@ -57,36 +59,28 @@ class Command:
             LimitError: the memory limit is below the module's initial memory.
             GrantError: a granted path cannot be opened.
         """
-        quota = ByteQuota("file_bytes", limits.file_bytes)
-        surroundings = Surroundings(limits.wall_seconds)
-        try:
-            tree = new_tree(quota, surroundings.realtime_ns)
+
+        def mount(tree: MountTree, quota: Quota) -> list[Preopen]:
             if files:
                 tree.mount_directory(PROGRAM_FOLDER, bundle(files, PROGRAM_DEVICE))
-            mounted = mount_grants(tree, grants, quota)
-            preopens = [(_encoded(path), directory) for path, directory in mounted]
-            system = System(
-                surroundings,
+            directories = mount_grants(tree, grants, quota)
+            preopens: list[Preopen] = [(_encoded(path), directory) for path, directory in directories]
+            return preopens if any(name == b"/" for name, _ in preopens) else [*preopens, (b"/", tree)]
+
+        try:
+            return assemble(
+                self._module,
+                limits,
+                streams,
+                mount,
                 args=[_encoded(text) for text in (self._name, *argv)],
                 environ=[(_encoded(key), _encoded(value)) for key, value in environment.items()],
-                preopens=[*preopens, (b"/", tree)],
-                stdin=streams.stdin,
-                stdout=streams.stdout,
-                stderr=streams.stderr,
-                extra=streams.extra,
-                descriptors_max=limits.descriptors,
-                output=ByteQuota("output_bytes", limits.output_bytes),
             )
-            return VirtualMachine(self._module, system, surroundings, limits, tree)
         except MemoryError as error:
-            surroundings.close()
             raise LimitError(
                 f"memory_bytes: {limits.memory_bytes:,} bytes are less than the module begins with ({error})",
                 "Try: a larger --memory",
             ) from None
-        except BaseException:
-            surroundings.close()
-            raise
 
     def enter(self, instance: Instance) -> int | None:
         return instance.call(START_FUNCTION)

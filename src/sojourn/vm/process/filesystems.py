@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from sojourn.model.errors import GrantError
@@ -15,7 +16,7 @@ from .hostdir import HostFileSystem
 from .wasi.bundle_fs import BundleFileSystem, Content
 from .wasi.memory_fs import MemoryFileSystem
 from .wasi.mounts import MountTree
-from .wasi.vfs import Directory, FileSystem, Quota
+from .wasi.vfs import Directory, Quota
 
 _PRIVATE_DEVICE, GUEST_DEVICE, LIBRARY_DEVICE, PLOTTING_DEVICE, PROGRAM_DEVICE, _GRANT_DEVICE = (
     1,
@@ -86,27 +87,41 @@ def mount_grants(
     """
     directories: list[tuple[str, Directory]] = []
     ordered = sorted(grants, key=lambda grant: grant.guest_path.count("/"))
-    for number, grant in enumerate(ordered):
-        guest_path = "/" + grant.guest_path.strip("/")
-        try:
-            mode = Path(grant.path).stat().st_mode
-            if stat.S_ISDIR(mode):
-                files = _open(grant, grant.path, _GRANT_DEVICE + number, quota)
-                tree.mount_directory(guest_path, files)
-                directories.append((grant.guest_path, files.root()))
-            elif stat.S_ISREG(mode):
-                # Opened by its real name: the link that a person named is followed once, here.
-                folder, name = os.path.split(os.path.realpath(grant.path))
-                files = _open(grant, folder, _GRANT_DEVICE + number, quota, os.fsencode(name))
-                tree.mount_file(guest_path, files, os.fsencode(name))
-            else:
-                raise GrantError(f"{grant.path} is neither a directory nor a regular file")
-        except OSError as error:
-            raise GrantError(f"cannot grant {grant.path}: {error.strerror}") from None
+    with ExitStack() as undo:
+        for number, grant in enumerate(ordered):
+            try:
+                files = _mount_grant(tree, grant, _GRANT_DEVICE + number, quota)
+            except OSError as error:
+                raise GrantError(f"cannot grant {grant.path}: {error.strerror}") from None
+            if files is not None:
+                directory = files.root()
+                undo.callback(directory.close)
+                directories.append((grant.guest_path, directory))
+        undo.pop_all()
     return directories
 
 
-def _open(
-    grant: DirectoryGrant, path: str, device: int, quota: Quota, only: bytes | None = None
-) -> FileSystem:
-    return HostFileSystem(path, writable=grant.writable, device=device, quota=quota, only=only)
+def _mount_grant(tree: MountTree, grant: DirectoryGrant, device: int, quota: Quota) -> HostFileSystem | None:
+    """Mount one grant; give its file system when it is a directory."""
+    mode = Path(grant.path).stat().st_mode
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise GrantError(f"{grant.path} is neither a directory nor a regular file")
+    folder, name = grant.path, None
+    if stat.S_ISREG(mode):
+        # Opened by its real name: the link that a person named is followed once, here.
+        folder, file = os.path.split(os.path.realpath(grant.path))
+        name = os.fsencode(file)
+    files = HostFileSystem(folder, writable=grant.writable, device=device, quota=quota, only=name)
+    guest_path = "/" + grant.guest_path.strip("/")
+    try:
+        if name is not None:
+            tree.mount_file(guest_path, files, name)
+            return None
+        if guest_path == "/":
+            tree.mount_root(files)
+        else:
+            tree.mount_directory(guest_path, files)
+    except BaseException:
+        files.close()
+        raise
+    return files

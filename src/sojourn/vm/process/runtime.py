@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sojourn.model.errors import LimitError, RuntimeUnavailableError
+from sojourn.model.errors import GrantError, LimitError, RuntimeUnavailableError
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.limits import MIB, Limits
 from sojourn.model.progress import Progress
@@ -25,6 +25,7 @@ from sojourn.model.states import State
 from sojourn.store.home import Home
 
 from .artifacts import PythonArtifacts, find_python
+from .assembly import assemble
 from .compiled import CompiledModules, shown
 from .engine import Instance
 from .filesystems import (
@@ -36,15 +37,14 @@ from .filesystems import (
     SharedBundle,
     bundle,
     mount_grants,
-    new_tree,
 )
 from .guest import function_server_files
 from .images import Image, ImageInfo, ImageStore, image_digest
 from .streams import Collected, Given, Streams
-from .surroundings import Surroundings
 from .virtual_machine import VirtualMachine
-from .wasi.outside import ByteQuota
-from .wasi.system import System
+from .wasi.mounts import MountTree
+from .wasi.system import Preopen
+from .wasi.vfs import Quota
 
 GUEST_FOLDER = "/sojourn"
 PROGRAM_FOLDER = "/program"
@@ -212,32 +212,22 @@ class PythonRuntime:
         grants: Sequence[DirectoryGrant],
         monotonic_ns: int,
     ) -> VirtualMachine:
-        quota = ByteQuota("file_bytes", limits.file_bytes)
-        surroundings = Surroundings(limits.wall_seconds, monotonic_ns)
-        try:
-            tree = new_tree(quota, surroundings.realtime_ns)
+
+        def mount(tree: MountTree, quota: Quota) -> list[Preopen]:
+            if any(not grant.guest_path.strip("/") for grant in grants):
+                raise GrantError(
+                    "a directory granted as '/' would hide Python's own library",
+                    "Try: a guest path below it, such as /data",
+                )
             tree.mount_directory(GUEST_FOLDER, self._guest)
             tree.mount_directory(LIBRARY_FOLDER, self._library)
             if program:
                 tree.mount_directory(PROGRAM_FOLDER, bundle(program, PROGRAM_DEVICE))
             for _, directory in mount_grants(tree, grants, quota):
                 directory.close()  # an image knows no further preopened directories
-            system = System(
-                surroundings,
-                args=(),
-                environ=(),
-                preopens=[(b"/", tree), (self._plotting_path(), self._plotting.root())],
-                stdin=streams.stdin,
-                stdout=streams.stdout,
-                stderr=streams.stderr,
-                extra=streams.extra,
-                descriptors_max=limits.descriptors,
-                output=ByteQuota("output_bytes", limits.output_bytes),
-            )
-            return VirtualMachine(self._module, system, surroundings, limits, tree)
-        except BaseException:
-            surroundings.close()
-            raise
+            return [(b"/", tree), (self._plotting_path(), self._plotting.root())]
+
+        return assemble(self._module, limits, streams, mount, monotonic_ns=monotonic_ns)
 
     def _plotting_path(self) -> bytes:
         """matplotlib looks for its data beside its code, which lies inside the library's archive."""
