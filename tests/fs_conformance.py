@@ -294,7 +294,8 @@ class Conformance:
             seen += [entry.name for entry in batch]
             cookie = batch[-1].cookie
             root.unlink(batch[0].name)
-            put(root, b"new%d" % len(seen))
+            if len(seen) < 40:  # a listing may show what is made meanwhile, so without end it has none
+                put(root, b"new%d" % len(seen))
         kept = [name for name in seen if name.startswith(b"f")]
         assert sorted(kept) == [b"f%02d" % number for number in range(40)]
         assert len(seen) == len(set(seen))

@@ -128,9 +128,7 @@ def test_writing_at_an_extreme_offset() -> None:
     assert g.call("fd_write", fd, *g.vectors([1]), g.OUT) == Errno.EFBIG
     assert g.read(fd) == b""
     g.seek(fd, 1 << 30)
-    with pytest.raises(LimitReached) as caught:
-        g.call("fd_write", fd, *g.vectors([1]), g.OUT)
-    assert caught.value.name == "file_bytes"
+    g.ok("fd_write", fd, *g.vectors([1]), g.OUT)  # a hole costs nothing
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from sojourn.vm.process.wasi.memory_fs import (
     MemoryFileSystem,
 )
 from sojourn.vm.process.wasi.outside import ByteQuota, LimitReached
+from sojourn.vm.process.wasi.sparse import SparseBytes
 from sojourn.vm.process.wasi.vfs import Directory, File, WasiError
 
 NEW = INODE_BYTES + ENTRY_BYTES + 1  # a new object with a name of one byte
@@ -77,16 +78,21 @@ def test_empty_files_and_names_cost() -> None:
     assert quota.left == 0
 
 
-def test_a_distant_write_is_charged_before_it_is_made() -> None:
-    fs, _ = make(1 << 20)
+def test_holes_cost_nothing_and_what_is_held_is_charged_before_it_is_made() -> None:
+    fs, quota = make(1 << 20)
     file = create(fs.root(), b"f")
     with pytest.raises(LimitReached):
-        file.pwrite(b"x", 1 << 39)
-    with pytest.raises(LimitReached):
-        file.truncate(1 << 39)
-    with pytest.raises(LimitReached):
         file.allocate(1 << 39, 5)
+    with pytest.raises(LimitReached):
+        file.pwrite(bytes(1 << 20), 1 << 39)
     assert file.stat().size == 0
+    before = quota.used
+    file.truncate(1 << 39)
+    file.pwrite(b"x", 1 << 39)
+    assert quota.used == before + 1
+    assert file.stat().size == (1 << 39) + 1
+    file.truncate(0)
+    assert quota.used == before
 
 
 def test_a_file_has_a_largest_size() -> None:
@@ -311,7 +317,8 @@ def check_links(fs: MemoryFileSystem) -> None:
     counts = {1: 2}
     held = 0
     for inode in fs.inodes.values():
-        held += INODE_BYTES + len(getattr(inode, "data", b"")) + len(getattr(inode, "target", b""))
+        held += INODE_BYTES + len(getattr(inode, "target", b""))
+        held += getattr(inode, "data", SparseBytes()).held
         for name, (ino, _) in getattr(inode, "names", {}).items():
             held += ENTRY_BYTES + len(name)
             directory = hasattr(fs.inodes[ino], "names")

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .abi import Errno, FileType
+from .sparse import CHUNK_BYTES, SparseBytes
 from .vfs import Directory, Entry, File, Node, Quota, Stat, WasiError
 
 INODE_BYTES = 512  # what an inode costs, its data aside
@@ -45,7 +46,7 @@ class Inode:
 
 @dataclass(slots=True)
 class FileInode(Inode):
-    data: bytearray = field(default_factory=bytearray)
+    data: SparseBytes = field(default_factory=SparseBytes)
 
 
 @dataclass(slots=True)
@@ -123,7 +124,7 @@ class MemoryFileSystem:
     def drop_unused(self, inode: Inode) -> None:
         """Free ``inode`` when neither name nor handle refers to it any more."""
         if inode.nlink == 0 and inode.opens == 0 and self.inodes.pop(inode.ino, None) is not None:
-            held = len(inode.data) if isinstance(inode, FileInode) else 0
+            held = inode.data.held if isinstance(inode, FileInode) else 0
             held += len(inode.target) if isinstance(inode, SymlinkInode) else 0
             self.quota.charge(-INODE_BYTES - held)
 
@@ -201,42 +202,49 @@ class MemoryFile(MemoryNode):
         self._write = write
 
     def _size(self) -> int:
-        return len(self._inode.data)
+        return self._inode.data.size
 
     def pread(self, size: int, offset: int) -> bytes:
         if not self._read:
             raise WasiError(Errno.EBADF)
-        with memoryview(self._inode.data) as data:
-            return bytes(data[offset : offset + size])
+        return self._inode.data.read(offset, size)
 
     def pwrite(self, data: bytes | memoryview, offset: int) -> int:
         self._need_write()
         length = len(data)
         if length:
-            self._reserve(offset + length)
-            self._put(data, offset)
+            _check_end(offset + length)
+            held = self._inode.data
+            self._fs.quota.charge(held.growth(offset, length))
+            held.write(offset, data)
             self._changed()
         return length
 
     def append(self, data: bytes | memoryview) -> int:
-        self.pwrite(data, len(self._inode.data))
-        return len(self._inode.data)
+        self.pwrite(data, self._inode.data.size)
+        return self._inode.data.size
 
     def truncate(self, size: int) -> None:
+        """Cut, or lengthen with a hole, which costs nothing."""
         self._need_write()
-        held = self._inode.data
-        if size < len(held):
-            self._fs.quota.charge(size - len(held))
-            del held[size:]
-        else:
-            self._reserve(size)
-            _fill(held, size)
+        _check_end(size)
+        before = self._inode.data.held
+        self._inode.data.resize(size)
+        self._fs.quota.charge(self._inode.data.held - before)
         self._changed()
 
     def allocate(self, offset: int, length: int) -> None:
+        """Lengthen with zeros that are held, so that writing them later cannot hit the limit."""
         self._need_write()
-        if offset + length > len(self._inode.data):
-            self.truncate(offset + length)
+        _check_end(offset + length)
+        held = self._inode.data
+        begin, missing = held.size, offset + length - held.size
+        if missing > 0:
+            first = min(missing, CHUNK_BYTES)
+            self._fs.quota.charge(missing - first + held.growth(begin, first))
+            for at in range(begin, begin + missing, len(_ZEROS)):
+                held.write(at, memoryview(_ZEROS)[: begin + missing - at])
+            self._changed()
 
     def sync(self, data_only: bool) -> None:
         """Nothing outlives the guest's memory: there is nothing to write back."""
@@ -245,32 +253,13 @@ class MemoryFile(MemoryNode):
         if not self._write:
             raise WasiError(Errno.EBADF)
 
-    def _reserve(self, end: int) -> None:
-        """Charge for growing to ``end`` bytes."""
-        if end > FILE_BYTES_MAX:
-            raise WasiError(Errno.EFBIG)
-        growth = end - len(self._inode.data)
-        if growth > 0:
-            self._fs.quota.charge(growth)
-
-    def _put(self, data: bytes | memoryview, offset: int) -> None:
-        held = self._inode.data
-        _fill(held, offset)
-        over = min(len(held) - offset, len(data))
-        if over > 0:
-            with memoryview(held) as view:
-                view[offset : offset + over] = data[:over]
-        if over < len(data):
-            held += data[over:] if over else data
-
     def _changed(self) -> None:
         self._inode.mtim = self._inode.ctim = self._fs.now()
 
 
-def _fill(data: bytearray, size: int) -> None:
-    """Lengthen ``data`` with zeros to ``size``, without a second copy of them."""
-    while (missing := size - len(data)) > 0:
-        data += _ZEROS if missing >= len(_ZEROS) else _ZEROS[:missing]
+def _check_end(end: int) -> None:
+    if end > FILE_BYTES_MAX:
+        raise WasiError(Errno.EFBIG)
 
 
 class MemoryDirectory(MemoryNode):
@@ -303,8 +292,8 @@ class MemoryDirectory(MemoryNode):
         return MemoryFile(self._fs, inode, read=read, write=write)
 
     def _empty(self, inode: FileInode) -> None:
-        self._fs.quota.charge(-len(inode.data))
-        inode.data.clear()
+        self._fs.quota.charge(-inode.data.held)
+        inode.data.resize(0)
         inode.mtim = inode.ctim = self._fs.now()
 
     def mkdir(self, name: bytes) -> None:
