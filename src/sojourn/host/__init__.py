@@ -1,0 +1,1 @@
+"""The host of one operating-system process: starts guests, keeps their records, output and ends."""

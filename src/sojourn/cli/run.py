@@ -1,0 +1,224 @@
+"""``sojourn run``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from sojourn.model.errors import UsageError
+from sojourn.model.grants import SecretGrant
+from sojourn.model.limits import LIMITS, Limits, parse_limit
+from sojourn.model.states import Ending, State
+
+from .common import Examples
+
+_POLL_S = 0.2
+_EXAMPLES = """
+sojourn run prog.py --its-own option
+sojourn run --grant dir:data --grant dir:out:rw prog.py data/in.csv out
+sojourn run -c 'import numpy; print(numpy.arange(5))'
+sojourn run -m json.tool < file.json
+cat prog.py | sojourn run -
+sojourn run --memory 256M --cpu 10s --env LEVEL=3 tool.wasm
+"""
+
+
+class Run(Examples):
+    """Options end where the program begins: everything after it is the program's own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for index, arg in enumerate(args):
+            if arg in ("-c", "-m") and index + 1 < len(args) and not self._takes_value(args, index):
+                args = [*args[: index + 2], "--", *args[index + 2 :]]
+                break
+        return super().parse_args(ctx, args)
+
+    def _takes_value(self, args: list[str], index: int) -> bool:
+        """Whether ``args[index]`` is the value of the option before it, or comes after the program."""
+        at = 0
+        options = {name: p for p in self.params if isinstance(p, click.Option) for name in p.opts}
+        while at < index:
+            option = options.get(args[at].partition("=")[0])
+            if option is None:
+                return True  # the program has begun
+            at += 1 if option.is_flag or "=" in args[at] else 2
+        return at > index
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each limit, from the one table of limits."""
+    defaults = Limits()
+    for spec in reversed(LIMITS.values()):
+        unit = {"B": "SIZE", "s": "TIME", "count": "N"}[spec.unit]
+        text = f"Limit: {spec.meaning}. Default {getattr(defaults, spec.name):,g}{'' if unit == 'N' else ' ' + spec.unit}."
+        command = click.option(spec.flag, spec.name, metavar=unit, help=text)(command)
+    return command
+
+
+@click.command(
+    cls=Run,
+    examples=_EXAMPLES,
+    context_settings={"allow_interspersed_args": False},
+    help="Run a program in the sandbox: a Python script, directory or archive, a WebAssembly command, a bundle "
+    "(.sojourn), or - for a script on standard input. What follows PROGRAM is the program's own.",
+)
+@click.option("-c", "code", metavar="CODE", help="Run this Python code.")
+@click.option("-m", "module", metavar="MODULE", help="Run this Python module.")
+@click.option(
+    "--grant",
+    "grants",
+    multiple=True,
+    metavar="dir:PATH[=GUESTPATH][:rw]",
+    help="Let the program see a directory or file; read-only unless :rw.",
+)
+@click.option(
+    "--env", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable for the program."
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="Give a secret as a variable; its value comes from this environment or $SOJOURN_HOME/secrets, "
+    "and is never printed or stored.",
+)
+@click.option("--net", is_flag=True, help="Refused: network grants do not exist yet.")
+@click.option(
+    "--include",
+    "included",
+    multiple=True,
+    metavar="PATH[=NAME]",
+    help="Add files to the program; it finds them under /program.",
+)
+@limit_options
+@click.option("--no-image", is_flag=True, help="Start the interpreter cold instead of from a warm image.")
+@click.option("--name", metavar="NAME", help="What `sojourn ps` shows.")
+@click.option("--quiet", is_flag=True, help="No progress, and no word about how it ended.")
+@click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stderr.")
+@click.argument("program", required=False)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def run(
+    code: str | None,
+    module: str | None,
+    grants: tuple[str, ...],
+    variables: tuple[str, ...],
+    secrets: tuple[str, ...],
+    net: bool,
+    included: tuple[str, ...],
+    no_image: bool,
+    name: str | None,
+    quiet: bool,
+    as_json: bool,
+    program: str | None,
+    args: tuple[str, ...],
+    **limits: str | None,
+) -> None:
+    from sojourn.host.embedded import EmbeddedHost, LaunchRequest
+    from sojourn.host.status import exit_status
+    from sojourn.host.streams import FdSink, FdSource
+    from sojourn.store.home import Home
+    from sojourn.vm.process.streams import Given
+
+    from .grants import directory_grants, environment_grants
+    from .programs import code_program, find_program, includes, module_program
+    from .progress import for_stderr
+
+    if net:
+        raise UsageError(
+            "--net: network grants do not exist yet", "Try: grant a directory with the data instead"
+        )
+    if code is not None and module is not None:
+        raise UsageError("-c and -m cannot go together", "Try: one of them")
+    chosen = Limits(**{key: parse_limit(key, text) for key, text in limits.items() if text is not None})
+    directories, environment = directory_grants(grants), environment_grants(variables)
+    home, progress = Home.open(), for_stderr(quiet)
+    if code is not None or module is not None:
+        args = (program, *args) if program is not None else args
+        if code is not None:
+            bundle, shown = code_program(code, includes(included), home, progress), "-c"
+        else:
+            assert module is not None
+            bundle, shown = module_program(module, includes(included), home, progress), f"-m {module}"
+    elif program is None:
+        raise UsageError("no program is named", "Try: sojourn run PROGRAM, or sojourn run --help")
+    else:
+        bundle, shown = find_program(program, includes(included), home, progress)
+    request = LaunchRequest(
+        bundle.program,
+        bundle.contents,
+        name or shown,
+        args,
+        directories,
+        environment,
+        tuple(SecretGrant(secret) for secret in secrets),
+        chosen,
+        not no_image,
+    )
+    with EmbeddedHost(home, progress=progress) as host, _Signals() as signals:
+        stdin = Given() if program == "-" else FdSource(0)
+        out, err = FdSink(1, signals.output_closed), FdSink(2)
+        process = host.launch(request, stdin=stdin, stdout=out, stderr=err)
+        signals.watch(process.kill)
+        ending = None
+        while ending is None:
+            ending = process.wait(_POLL_S)
+        if not quiet:
+            _tell(process.pid, ending, as_json, vars(process.usage()))
+    status = exit_status(ending)
+    if status == 141:
+        _die_quietly()
+    sys.exit(status)
+
+
+def _tell(pid: str, ending: Ending, as_json: bool, usage: dict[str, Any]) -> None:
+    if as_json:
+        click.echo(json.dumps({"pid": pid, **ending.to_dict(), "usage": usage}), err=True)
+    elif ending.state is not State.EXITED and ending.reason not in ("interrupted", "its output is closed"):
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {ending.reason}", err=True)
+
+
+def _die_quietly() -> None:
+    """Nobody reads our output: let nothing try to flush it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+class _Signals:
+    """While it is entered, the signals that end a program end the guest, and we then end in order."""
+
+    def __init__(self) -> None:
+        self._kill: Callable[[str], None] | None = None
+        self._reason: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._reason is not None or self._kill is None:
+            os._exit(128 + number)  # asked twice, or before there is anything to end in order
+        self._end("interrupted" if number == signal.SIGINT else f"signal {signal.Signals(number).name}")
+
+    def output_closed(self) -> None:
+        self._end("its output is closed")
+
+    def _end(self, reason: str) -> None:
+        self._reason = reason
+        if self._kill is not None:
+            self._kill(reason)
+
+    def watch(self, kill: Callable[[str], None]) -> None:
+        self._kill = kill
+        if self._reason is not None:
+            kill(self._reason)
