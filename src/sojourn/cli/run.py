@@ -56,7 +56,8 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     defaults = Limits()
     for spec in reversed(LIMITS.values()):
         unit = {"B": "SIZE", "s": "TIME", "count": "N"}[spec.unit]
-        text = f"Limit: {spec.meaning}. Default {getattr(defaults, spec.name):,g}{'' if unit == 'N' else ' ' + spec.unit}."
+        default = f"{getattr(defaults, spec.name):,g}" + ("" if unit == "N" else f" {spec.unit}")
+        text = f"Limit: {spec.meaning}. Default {default}."
         command = click.option(spec.flag, spec.name, metavar=unit, help=text)(command)
     return command
 
@@ -65,8 +66,8 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     cls=Run,
     examples=_EXAMPLES,
     context_settings={"allow_interspersed_args": False},
-    help="Run a program in the sandbox: a Python script, directory or archive, a WebAssembly command, a bundle "
-    "(.sojourn), or - for a script on standard input. What follows PROGRAM is the program's own.",
+    help="Run a program in the sandbox: a Python script, directory or archive, a WebAssembly command, a "
+    "bundle (.sojourn), or - for a script on standard input. What follows PROGRAM is the program's own.",
 )
 @click.option("-c", "code", metavar="CODE", help="Run this Python code.")
 @click.option("-m", "module", metavar="MODULE", help="Run this Python module.")
@@ -135,7 +136,9 @@ def run(
         )
     if code is not None and module is not None:
         raise UsageError("-c and -m cannot go together", "Try: one of them")
-    chosen = Limits(**{key: parse_limit(key, text) for key, text in limits.items() if text is not None})
+    chosen = Limits.from_dict(
+        {key: parse_limit(key, text) for key, text in limits.items() if text is not None}
+    )
     directories, environment = directory_grants(grants), environment_grants(variables)
     home, progress = Home.open(), for_stderr(quiet)
     if code is not None or module is not None:
