@@ -68,8 +68,8 @@ def build(imports: str, as_json: bool, program: str | None) -> None:
     if as_json:
         print_json(asdict(info))
         return
-    names = ", ".join(info.imports) or "no further imports"
-    click.echo(f"image {info.digest[:12]}: Python with {names}, {size(info.bytes)}")
+    shown = ", ".join(info.imports) or "no further imports"
+    click.echo(f"image {info.digest[:12]}: Python with {shown}, {size(info.bytes)}")
     for name, reason in info.failed.items():
         click.echo(f"  {name} could not be imported: {reason}", err=True)
 

@@ -12,7 +12,8 @@ from .common import Examples, json_option, print_json, size
 @click.command(
     cls=Examples,
     help="Make a program into one file that holds all it needs. Equal programs give equal files.",
-    examples="sojourn pack prog.py -o prog.sojourn\nsojourn pack prog.py --include templates -o prog.sojourn\n"
+    examples="sojourn pack prog.py -o prog.sojourn\n"
+    "sojourn pack prog.py --include templates -o prog.sojourn\n"
     "sojourn run prog.sojourn",
 )
 @click.option("-o", "--output", metavar="FILE", help="Where to write it; default: PROGRAM with .sojourn.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sojourn.bundle.build import (
     WASM_MAGIC,
     Include,
+    Resolver,
     build_code,
     build_module,
     build_script,
@@ -16,7 +18,7 @@ from sojourn.bundle.build import (
 )
 from sojourn.bundle.contents import Bundle
 from sojourn.model.errors import ProgramError, UsageError
-from sojourn.model.program import RuntimeInfo
+from sojourn.model.program import Locked, RuntimeInfo
 from sojourn.model.progress import Progress
 from sojourn.store.home import Home
 from sojourn.vm.process.artifacts import find_python
@@ -70,8 +72,17 @@ def runtime() -> RuntimeInfo:
     return find_python().runtime_info()
 
 
-def resolver(_home: Home, _progress: Progress) -> None:
-    return None
+def resolver(home: Home, progress: Progress) -> Resolver:
+    """Resolves a script's dependencies, when it names any."""
+
+    def resolve(script: str) -> tuple[Sequence[Locked], dict[str, bytes]]:
+        if "# /// script" not in script:
+            return (), {}
+        from sojourn.bundle.dependencies import Dependencies
+
+        return Dependencies(runtime(), home, progress)(script)
+
+    return resolve
 
 
 def _magic(path: Path) -> bytes:

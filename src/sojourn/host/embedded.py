@@ -286,7 +286,7 @@ class _Watcher:
     def _watch(self) -> None:
         while not self._closed:
             with self._lock:
-                receivers = [receiver for receiver in self._receivers if receiver.fileno() >= 0]
+                receivers: list[Any] = [receiver for receiver in self._receivers if receiver.fileno() >= 0]
             try:
                 ready, _, _ = select.select([self._wake_in, *receivers], [], [])
             except (OSError, ValueError):  # one was closed just now
