@@ -66,7 +66,7 @@ def on_guest_thread(body: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             result.append(body())
-        except BaseException as error:  # noqa: BLE001 - handed to the test
+        except BaseException as error:
             result.append(error)
 
     before = threading.stack_size(engine.THREAD_STACK_BYTES)

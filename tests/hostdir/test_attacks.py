@@ -593,4 +593,4 @@ def test_appends_of_two_writers_never_overwrite(fs: HostFileSystem) -> None:
         thread.join()
     data = get(root, b"f")
     assert len(data) == 7000
-    assert set(data[at : at + 7] for at in range(0, 7000, 7)) == {b"a" * 7, b"b" * 7}
+    assert {data[at : at + 7] for at in range(0, 7000, 7)} == {b"a" * 7, b"b" * 7}

@@ -19,15 +19,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sojourn.store": {"sojourn.model"},
     "sojourn.bundle": {"sojourn.model", "sojourn.store"},
     "sojourn.vm.process": {"sojourn.model", "sojourn.wasm", "sojourn.vm.process.wasi", "sojourn.store"},
-    "sojourn.host": {"sojourn.model", "sojourn.bundle", "sojourn.store", "sojourn.vm", "sojourn.vm.process"},
+    "sojourn.host": {
+        *("sojourn.model", "sojourn.bundle", "sojourn.store", "sojourn.vm.process"),
+        "sojourn.vm.process.wasi",
+    },
     "sojourn.client": {
         *("sojourn.model", "sojourn.functions", "sojourn.bundle", "sojourn.store", "sojourn.vm.process"),
         "sojourn.host",
     },
     "sojourn.cli": {
-        *("sojourn", "sojourn.model", "sojourn.bundle", "sojourn.store", "sojourn.vm.process", "sojourn.host"),
+        *(
+            "sojourn",
+            "sojourn.model",
+            "sojourn.bundle",
+            "sojourn.store",
+            "sojourn.vm.process",
+            "sojourn.host",
+        ),
         "sojourn.client",
+        "sojourn.wasm",
     },
+    "sojourn.__main__": {"sojourn.cli"},
     "sojourn": {"sojourn.client", "sojourn.model"},
 }
 PURE = ("sojourn.model", "sojourn.wasm", "sojourn.functions", "sojourn.vm.process.wasi")

@@ -39,7 +39,8 @@ LOCK_FORMAT = 1
 PIP_SECONDS_MAX = 600
 _OFFLINE = re.compile(r"connection|network|resolve host|timed out|unreachable|name resolution", re.IGNORECASE)
 _MISSING = re.compile(
-    r"(?:No matching distribution found for |no matching distributions available for your environment:\s+)(\S+)"
+    r"(?:No matching distribution found for "
+    r"|no matching distributions available for your environment:\s+)(\S+)"
 )
 _LAUNCH = """
 import sys
@@ -199,7 +200,7 @@ class Dependencies:
             _write_stubs(stubs, self._runtime.packages)
         launch = _LAUNCH.replace("MARKERS", repr(markers(self._runtime)))
         command = [sys.executable, "-S", "-c", launch, *arguments]
-        quiet = ["--no-input", "--disable-pip-version-check", "--quiet", "--no-cache-dir"]
+        quiet = ["--no-input", "--disable-pip-version-check", "--no-cache-dir"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(own), str(stubs)])}
         try:
             return subprocess.run(

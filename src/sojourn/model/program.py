@@ -155,7 +155,7 @@ class Program:
     def __post_init__(self) -> None:
         if not _is_int(self.format) or self.format != FORMAT:
             raise BundleError(
-                f"this program has format {_shown(self.format)}; this version of Sojourn reads format {FORMAT}",
+                f"this program has format {_shown(self.format)}; this version of Sojourn reads {FORMAT}",
                 "Try: pip install --upgrade sojourn",
             )
         object.__setattr__(self, "files", tuple(sorted(self.files, key=lambda file: file.name)))
