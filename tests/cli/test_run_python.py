@@ -146,7 +146,8 @@ def test_two_starts_share_no_randomness_and_no_clock(sojourn: Sojourn) -> None:
     code = (
         "import random, uuid, os, secrets, tempfile, time, numpy as np\n"
         "print(random.random(), uuid.uuid4(), uuid.uuid1(), os.urandom(8), secrets.token_hex(8), "
-        "tempfile.mkdtemp(), np.random.rand(), np.random.default_rng().random(), os.getpid(), sep='\\n')\nprint(time.time())"
+        "tempfile.mkdtemp(), np.random.rand(), np.random.default_rng().random(), os.getpid(), sep='\\n')\n"
+        "print(time.time())"
     )
     one, two = (sojourn("run", "-c", code).stdout.splitlines() for _ in range(2))
     assert len(one) == 10
