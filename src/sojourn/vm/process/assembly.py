@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from sojourn.model.limits import Limits
+from sojourn.model.errors import LimitError
+from sojourn.model.limits import LIMITS, Limits
 
 from .engine import CompiledModule
 from .filesystems import new_tree
@@ -13,7 +14,7 @@ from .streams import Streams
 from .surroundings import Surroundings
 from .virtual_machine import VirtualMachine
 from .wasi.mounts import MountTree
-from .wasi.outside import ByteQuota
+from .wasi.outside import ByteQuota, LimitReached
 from .wasi.system import Preopen, System
 from .wasi.vfs import Quota
 
@@ -39,7 +40,27 @@ def assemble(
     Raises:
         MemoryError: the module's initial memory is above the limit.
         GrantError: what ``mount`` raises.
+        LimitError: a limit leaves no room even for an empty file system, or for the first descriptors.
     """
+    try:
+        return _assemble(module, limits, streams, mount, args, environ, monotonic_ns)
+    except LimitReached as error:
+        spec = LIMITS[error.name]
+        raise LimitError(
+            f"{error.name}: {getattr(limits, error.name):,g} is less than a guest begins with",
+            f"Try: {spec.flag} {spec.example}",
+        ) from None
+
+
+def _assemble(
+    module: CompiledModule,
+    limits: Limits,
+    streams: Streams,
+    mount: Mount,
+    args: Sequence[bytes],
+    environ: Sequence[tuple[bytes, bytes]],
+    monotonic_ns: int,
+) -> VirtualMachine:
     quota = ByteQuota("file_bytes", limits.file_bytes)
     with ExitStack() as undo:
         surroundings = Surroundings(limits.wall_seconds, monotonic_ns)

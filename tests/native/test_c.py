@@ -1,0 +1,152 @@
+"""C programs, compiled here with Debian's clang and wasi-libc, run through the command line."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ..conftest import Sojourn
+
+pytestmark = pytest.mark.native
+
+FILES = r"""
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#define CHECK(x) do { if (!(x)) fail(__LINE__, #x); } while (0)
+static void fail(int line, const char *what) {
+  printf("line %d: %s (%s)\n", line, what, strerror(errno));
+  exit(1);
+}
+int main(int argc, char **argv) {
+  char buffer[64], path[256];
+  struct stat st;
+  snprintf(path, sizeof path, "%s/file", argv[1]);
+  int fd = open(path, O_CREAT | O_EXCL | O_RDWR, 0600);
+  CHECK(fd >= 0);
+  CHECK(write(fd, "hello world", 11) == 11);
+  CHECK(lseek(fd, 6, SEEK_SET) == 6);
+  CHECK(read(fd, buffer, 64) == 5 && !memcmp(buffer, "world", 5));
+  CHECK(pwrite(fd, "W", 1, 6) == 1 && pread(fd, buffer, 1, 6) == 1 && buffer[0] == 'W');
+  CHECK(ftruncate(fd, 5) == 0 && fstat(fd, &st) == 0 && st.st_size == 5);
+  CHECK(close(fd) == 0 && close(fd) == -1 && errno == EBADF);
+  CHECK(open(path, O_CREAT | O_EXCL | O_RDWR, 0600) == -1 && errno == EEXIST);
+  char other[256], dir[256];
+  snprintf(other, sizeof other, "%s/other", argv[1]);
+  snprintf(dir, sizeof dir, "%s/dir", argv[1]);
+  CHECK(mkdir(dir, 0700) == 0 && rename(path, other) == 0);
+  CHECK(stat(path, &st) == -1 && errno == ENOENT);
+  CHECK(symlink("other", path) == 0 && readlink(path, buffer, 64) == 5);
+  CHECK(stat(path, &st) == 0 && st.st_size == 5);
+  CHECK(lstat(path, &st) == 0 && S_ISLNK(st.st_mode));
+  int names = 0;
+  DIR *listing = opendir(argv[1]);
+  CHECK(listing);
+  for (struct dirent *e; (e = readdir(listing));) names += e->d_name[0] != '.';
+  CHECK(names == 3 && closedir(listing) == 0);
+  CHECK(unlink(dir) == -1 && rmdir(dir) == 0 && unlink(path) == 0 && unlink(other) == 0);
+  snprintf(path, sizeof path, "%s/../../../etc/passwd", argv[1]);
+  CHECK(open(path, O_RDONLY) == -1 && open("/etc/passwd", O_RDONLY) == -1);
+  puts("fine");
+  return 0;
+}
+"""
+ARGUMENTS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+  for (int i = 1; i < argc; i++) printf("%s\n", argv[i]);
+  printf("%s %s\n", getenv("LEVEL"), getenv("HOME") ? "leaked" : "none");
+  struct timespec a, b, nap = {0, 20000000};
+  clock_gettime(CLOCK_MONOTONIC, &a);
+  nanosleep(&nap, 0);
+  clock_gettime(CLOCK_MONOTONIC, &b);
+  fprintf(stderr, "%d\n", (b.tv_sec - a.tv_sec) * 1000000000L + b.tv_nsec - a.tv_nsec >= 20000000);
+  return argc;
+}
+"""
+RECURSE = (
+    "int f(int n) { volatile char a[100]; a[0] = n; return f(n + 1) + a[0]; } int main(void) { return f(0); }"
+)
+HOG = r"""
+#include <stdlib.h>
+#include <string.h>
+char *volatile kept;
+int main(void) { for (;;) { kept = malloc(1 << 20); if (!kept) return 1; memset(kept, 1, 1 << 20); } }
+"""
+OPEN = r"""
+#include <fcntl.h>
+int main(void) {
+  for (int i = 0; i < 100000; i++)
+    if (open("/tmp/x", O_CREAT | O_RDWR, 0600) < 0) return 9;
+  return 0;
+}
+"""
+FILL = r"""
+#include <fcntl.h>
+#include <unistd.h>
+static char block[65536];
+int main(void) {
+  int fd = open("/tmp/x", O_CREAT | O_RDWR, 0600);
+  for (int i = 0; i < 100; i++) if (write(fd, block, sizeof block) < 0) return 9;
+  return 0;
+}
+"""
+
+
+def build(tmp_path: Path, source: str) -> str:
+    compiler = shutil.which("clang") or "clang"
+    (tmp_path / "prog.c").write_text(source)
+    target = tmp_path / "prog.wasm"
+    command = [compiler, "--target=wasm32-wasi", "-O1", str(tmp_path / "prog.c"), "-o", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    return str(target)
+
+
+@pytest.mark.parametrize("where", ["/tmp", "/data", "relative"])
+def test_files(sojourn: Sojourn, tmp_path: Path, where: str) -> None:
+    grants = []
+    if where != "/tmp":
+        (tmp_path / "host").mkdir()
+        grants = ["--grant", f"dir:host={where}:rw"]
+    done = sojourn("run", *grants, build(tmp_path, FILES), where)
+    assert (done.stdout, done.returncode) == ("fine\n", 0)
+
+
+def test_a_directory_granted_as_the_root(sojourn: Sojourn, tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    done = sojourn("run", "--grant", "dir:host=/:rw", build(tmp_path, FILES), "/")
+    assert (done.stdout, done.returncode) == ("fine\n", 0)
+
+
+def test_arguments_environment_clock(sojourn: Sojourn, tmp_path: Path) -> None:
+    done = sojourn("run", "--env", "LEVEL=3", build(tmp_path, ARGUMENTS), "a b", "--c")
+    assert (done.stdout, done.stderr, done.returncode) == ("a b\n--c\n3 none\n", "1\n", 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "status", "words"),
+    [
+        (RECURSE, [], 134, "trap"),
+        (HOG, ["--memory", "20M"], 125, "memory_bytes"),
+        (OPEN, ["--descriptors", "50"], 125, "descriptors"),
+        (FILL, ["--files", "1M"], 125, "file_bytes"),
+        (OPEN, ["--files", "100"], 2, "less than a guest begins with"),
+    ],
+)
+def test_what_is_too_much(
+    sojourn: Sojourn, tmp_path: Path, source: str, flags: list[str], status: int, words: str
+) -> None:
+    done = sojourn("run", *flags, build(tmp_path, source))
+    assert done.returncode == status
+    assert words in done.stderr
