@@ -114,8 +114,8 @@ def _parse(archive: zipfile.ZipFile, name: str) -> Bundle:
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, bytes_max: int, name: str) -> bytes:
     """The bytes of one member, never more than ``bytes_max`` of them."""
-    mode = member.external_attr >> 16
-    if mode and not stat.S_ISREG(mode):
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
         raise BundleError(f"{name}: {member.filename!r} is not a regular file", _HINT)
     if member.file_size > bytes_max:
         raise BundleError(f"{name}: {member.filename!r} is larger than it may be", _HINT)
