@@ -61,6 +61,7 @@ def starts(runtime: PythonRuntime, rounds: int) -> list[Table]:
     ready.measure("from there to the first line executed", {OURS: first_line}, rounds * 10)
 
     whole = Table("Start, run `pass` (or `import pandas`), end", "ms", "less", OURS)
+    whole.notes.append("Eryx (pyeryx): the registry has no wheel for this platform")
     plain = peers.present(
         {
             OURS: peers.guest(runtime, ()),

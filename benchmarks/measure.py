@@ -18,7 +18,7 @@ class Table:
         better: ``"less"`` for times, ``"more"`` for rates.
         reference: the subject that ratios are to.
         values: row to subject to all measurements.
-        notes: what could not be measured, and why.
+        notes: what was not measured, and why.
     """
 
     title: str

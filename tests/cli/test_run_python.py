@@ -65,6 +65,23 @@ def test_what_happens_at_exit(sojourn: Sojourn) -> None:
     assert sojourn("run", "-c", code).stdout == "end\nat exit\ndeleted\n"
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; del sys.modules['__main__']",
+        "import sys; sys.modules.clear()",
+        "import atexit; atexit.register(lambda: 1/0)",
+        "import sys; sys.stdout.close()",
+        "import sys, json; json.loads = None; sys.excepthook = None; 1/0",
+        "import os; os.close(1); os.close(2)",
+    ],
+)
+def test_a_program_that_breaks_its_interpreter_never_shows_a_secret(sojourn: Sojourn, code: str) -> None:
+    done = sojourn("run", "--secret", "TOKEN", "-c", code, TOKEN="hush-2")
+    assert "hush-2" not in done.stdout + done.stderr
+    assert "_sojourn_agent" not in done.stderr
+
+
 def test_nothing_is_granted_by_default(sojourn: Sojourn) -> None:
     code = (
         "import os, socket, subprocess\nprint(dict(os.environ), sorted(os.listdir('/')))\n"

@@ -29,8 +29,10 @@ import tokenize
 import traceback
 import types
 import uuid
+import weakref
 
 _HERE = __file__
+_BROKEN = 70
 _image = {"modules": frozenset(), "randoms": [], "bit_generators": []}
 
 # ---------------------------------------------------------------------------- when the image is made
@@ -150,12 +152,18 @@ def _set_up(spec):
 
 
 def start(text):
-    """Run the program that ``text`` (JSON) describes; never returns."""
-    spec = json.loads(text)
-    _renew(spec["identity"])
-    _set_up(spec)
-    status = _run(spec)
-    _leave(_finish(status))
+    """Run the program that ``text`` (JSON) describes; never returns, and never raises: a traceback from
+    here would show ``text``, and with it the environment."""
+    status = _BROKEN
+    try:
+        spec = json.loads(text)
+        _renew(spec["identity"])
+        _set_up(spec)
+        status = _run(spec)
+        status = _finish(status)
+    except BaseException as error:  # noqa: BLE001 - for instance, a program that broke what we stand on
+        os.write(2, f"the interpreter could not end in order: {type(error).__name__}\n".encode())
+    _leave(status)
 
 
 def _run(spec):
@@ -236,19 +244,25 @@ def _status(code):
 
 def _report(error):
     """Print a traceback as the interpreter does: without the frames that started the program."""
+    _strip(error)
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except SystemExit as inner:
+        _leave(_finish(_status(inner.code)))
+    except BaseException as inner:  # noqa: BLE001 - a hook of the program may raise anything
+        _strip(inner)
+        print("Error in sys.excepthook:", file=sys.stderr)
+        sys.__excepthook__(type(inner), inner, inner.__traceback__)
+        print("\nOriginal exception was:", file=sys.stderr)
+        sys.__excepthook__(type(error), error, error.__traceback__)
+
+
+def _strip(error):
+    """Take our own frames off the outer end of a traceback."""
     entry = error.__traceback__
     while entry is not None and entry.tb_frame.f_code.co_filename == _HERE:
         entry = entry.tb_next
     error.__traceback__ = entry
-    try:
-        sys.excepthook(type(error), error, entry)
-    except SystemExit as inner:
-        _leave(_finish(_status(inner.code)))
-    except BaseException as inner:  # noqa: BLE001 - a hook of the program may raise anything
-        print("Error in sys.excepthook:", file=sys.stderr)
-        sys.__excepthook__(type(inner), inner, inner.__traceback__)
-        print("\nOriginal exception was:", file=sys.stderr)
-        sys.__excepthook__(type(error), error, entry)
 
 
 # -------------------------------------------------------------------------------- when a program ends
@@ -261,15 +275,15 @@ def _finish(status):
     threading._shutdown()
     atexit._run_exitfuncs()
     _flush()
-    main = sys.modules.get("__main__")
-    names = _own_modules()
-    modules = [sys.modules[name] for name in names]
-    for name in names:
-        del sys.modules[name]
-    if main is not None:
-        _clear(main)
-    for module in modules:
-        if isinstance(module, types.ModuleType):
+    # In the interpreter's own order: let go of the modules, collect, and only then empty those that live on.
+    names = [*_own_modules(), "__main__"]
+    modules = [sys.modules.pop(name, None) for name in names]
+    left = [weakref.ref(module) for module in modules if isinstance(module, types.ModuleType)]
+    modules.clear()
+    gc.collect()
+    for reference in left:
+        module = reference()
+        if module is not None:
             _clear(module)
     gc.collect()
     return status if _flush() else status or 120
@@ -281,7 +295,7 @@ def _own_modules():
     names = []
     left = len(sys.modules) - _image["count"]
     for name in reversed(sys.modules):
-        if name not in _image["modules"]:
+        if name not in _image["modules"] and name != "__main__":
             names.append(name)
         elif len(names) >= left:
             break
