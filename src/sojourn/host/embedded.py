@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import select
 import shutil
 import threading
 import time
@@ -18,7 +17,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sojourn.model.errors import SojournError, StoreError
 from sojourn.model.grants import DirectoryGrant, EnvironmentGrant, Grant, SecretGrant
@@ -34,6 +32,7 @@ from sojourn.store.records import ProcessRecord
 from sojourn.store.table import ProcessTable
 from sojourn.vm.process.monitor import Launch, ProcessMonitor, RunningProcess
 from sojourn.vm.process.streams import Streams
+from sojourn.vm.process.surroundings import readable
 from sojourn.vm.process.virtual_machine import Usage
 from sojourn.vm.process.wasi.outside import Sink, Source
 
@@ -286,21 +285,18 @@ class _Watcher:
     def _watch(self) -> None:
         while not self._closed:
             with self._lock:
-                receivers: list[Any] = [receiver for receiver in self._receivers if receiver.fileno() >= 0]
-            try:
-                ready, _, _ = select.select([self._wake_in, *receivers], [], [])
-            except (OSError, ValueError):  # one was closed just now
-                continue
+                numbers = {receiver.fileno() for receiver in self._receivers} - {-1}
+            ready = readable([self._wake_in, *numbers], None)
             if self._wake_in in ready:
                 os.read(self._wake_in, 4096)
-            self._handle(set(ready))
+            self._handle(ready)
 
-    def _handle(self, ready: set[object]) -> None:
+    def _handle(self, ready: set[int]) -> None:
         with self._lock:
             messages = [
                 (process, message)
                 for receiver, process in self._receivers.items()
-                if receiver in ready
+                if receiver.fileno() in ready
                 for message in receiver.receive_nowait()
             ]
         for process, message in messages:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from sojourn.model.errors import StoreError
 from sojourn.store.output import OutputWriter
+from sojourn.vm.process.surroundings import readable
 from sojourn.vm.process.wasi.abi import Errno
 from sojourn.vm.process.wasi.outside import Sink
 from sojourn.vm.process.wasi.vfs import WasiError
@@ -27,8 +28,7 @@ class FdSource:
         return self._descriptor
 
     def read_nowait(self, size: int) -> bytes | None:
-        ready, _, _ = select.select([self._descriptor], [], [], 0)
-        if not ready:
+        if not readable([self._descriptor], 0):
             return None
         try:
             return os.read(self._descriptor, min(size, READ_BYTES_MAX))
@@ -54,7 +54,9 @@ class FdSink:
             try:
                 return os.write(self._descriptor, data)
             except BlockingIOError:
-                select.select([], [self._descriptor], [])
+                poller = select.poll()
+                poller.register(self._descriptor, select.POLLOUT)
+                poller.poll()
             except BrokenPipeError:
                 self.closed()
                 raise WasiError(Errno.EPIPE) from None

@@ -11,12 +11,13 @@ import os
 import select
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .wasi.outside import LimitReached, Source, Stopped
 
 RESOLUTION_NS = 1
 _FOREVER_S = 1 << 20
+_SHORT_S = 0.001
 
 
 class Surroundings:
@@ -73,9 +74,11 @@ class Surroundings:
         self.check()
         left_s = max(0.0, self._deadline_s - time.monotonic())
         timeout_s = left_s if timeout_ns is None else min(left_s, timeout_ns / 1e9)
-        readable = [self._wake_in, *(fd for fd in map(_descriptor, sources) if fd is not None)]
-        ready, _, _ = select.select(readable, [], [], min(timeout_s, _FOREVER_S))
-        if self._wake_in in ready:
+        waited = [self._wake_in, *(fd for fd in map(_descriptor, sources) if fd is not None)]
+        if timeout_s < _SHORT_S:  # finer than the poll below can wait
+            time.sleep(timeout_s)
+            timeout_s = 0.0
+        if self._wake_in in readable(waited, timeout_s):
             os.read(self._wake_in, 4096)
         self.check()
 
@@ -99,6 +102,16 @@ class Surroundings:
             os.close(self._wake_in)
             os.close(self._wake_out)
             self._wake_in = self._wake_out = -1
+
+
+def readable(descriptors: Iterable[int], timeout_s: float | None) -> set[int]:
+    """Those of ``descriptors`` that can be read, or are at their end, within ``timeout_s`` (None: for ever),
+    which is cut to whole milliseconds. Descriptors may be of any number, unlike with ``select``."""
+    poller = select.poll()
+    for descriptor in descriptors:
+        poller.register(descriptor, select.POLLIN)
+    milliseconds = None if timeout_s is None else int(min(timeout_s, _FOREVER_S) * 1000)
+    return {descriptor for descriptor, _ in poller.poll(milliseconds)}
 
 
 def _descriptor(source: Source) -> int | None:
