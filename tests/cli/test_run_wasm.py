@@ -92,6 +92,7 @@ def test_each_limit_ends_the_process_and_is_named(
         (b"\0asm\x0d\0\x01\0", "component"),
         (wat('(module (import "env" "secret" (func)) (func (export "_start")))'), "env.secret"),
         (wat('(module (func (export "main")))'), "_start"),
+        (wat('(module (func (export "_start") (param i32)))'), "_start that takes or returns"),
         (wat('(module (memory 65536) (func (export "_start")))'), "memory_bytes"),
     ],
 )

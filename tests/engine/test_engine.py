@@ -232,3 +232,38 @@ def test_instances_on_many_threads_do_not_meet(module: engine.CompiledModule) ->
     for thread in threads:
         thread.join()
     assert results == {n: n for n in range(20)}
+
+
+NODE = "(type $a (array (mut i64))) (type $n (struct (field (ref null $n)) (field (ref null $a))))"
+HOARD = f"""(module {NODE} (global $g (mut (ref null $n)) (ref.null $n))
+  (func (export "hoard")
+    (loop $l
+      (global.set $g (struct.new $n (global.get $g) (array.new $a (i64.const 1) (i32.const 1000))))
+      (br $l))))"""
+
+
+def test_collected_objects_count_against_the_memory_limit() -> None:
+    module = engine.compile_module(instrument(wat(HOARD)).code)
+    with instance(module, memory=4 << 20) as made, pytest.raises(LimitReached, match="memory_bytes"):
+        made.call("hoard")
+
+
+def test_what_the_engine_refuses_is_the_guests_own_fault() -> None:
+    module = engine.compile_module(instrument(wat('(module (func (export "f") (param i64)))')).code)
+    with instance(module) as made, pytest.raises(engine.GuestTrapError):
+        made.call("f")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(module (memory 1) (memory 1))",
+        f"(module {'(table 1 funcref)' * (engine.TABLES_MAX + 1)})",
+        f"(module (table {engine.TABLE_ELEMENTS_MAX + 1} funcref))",
+        "(module (memory 1 2 shared))",
+    ],
+)
+def test_memory_beside_the_one_limited_is_refused(text: str) -> None:
+    module = engine.compile_module(instrument(wat(text)).code)
+    with pytest.raises(ModuleError), instance(module):
+        pass

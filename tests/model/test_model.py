@@ -29,7 +29,7 @@ def test_limits_as_they_are_typed(name: str, text: str, value: float) -> None:
     assert parse_limit(name, text) == value
 
 
-@pytest.mark.parametrize("text", ["", "much", "-1", "1X", "1e9", "0x10", "1 2", "NaN"])
+@pytest.mark.parametrize("text", ["", "much", "-1", "1X", "1e9", "0x10", "1 2", "NaN", "9" * 400])
 @pytest.mark.parametrize("name", list(LIMITS))
 def test_what_is_no_limit(name: str, text: str) -> None:
     with pytest.raises(LimitError, match=LIMITS[name].flag):
@@ -42,6 +42,20 @@ def test_limits_that_cannot_be(name: str, value: object) -> None:
     with pytest.raises(LimitError) as caught:
         Limits(**{name: value})  # type: ignore[arg-type]
     assert "Try: --" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("memory_bytes", 268_435_456, "268,435,456 B"),
+        ("cpu_seconds", 0.25, "0.25 s"),
+        ("wall_seconds", 2.0, "2 s"),
+        ("descriptors", 1024, "1,024"),
+        ("host_calls", 1e300, "1e+300"),
+    ],
+)
+def test_a_limit_is_said_to_the_last_digit(name: str, value: float, words: str) -> None:
+    assert LIMITS[name].amount(value) == words
 
 
 def test_every_limit_has_a_description_and_goes_out_and_in() -> None:

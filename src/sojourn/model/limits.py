@@ -15,6 +15,7 @@ from typing import Any
 from .errors import LimitError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+_LARGE = 1e16  # above this a float is not exact, and nobody reads the digits
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,12 @@ class Limits:
                 raise LimitError(
                     f"{spec.name}: {value!r} is not a valid limit", f"Try: {spec.flag} {spec.example}"
                 )
-            if value < spec.least:
-                raise LimitError(
-                    f"{spec.name}: {value:g} is below the least possible, {spec.least:g} {spec.unit}",
-                    f"Try: {spec.flag} {spec.example}",
+            if value < spec.least or value > spec.most:
+                side, bound = (
+                    ("below the least", spec.least) if value < spec.least else ("above the most", spec.most)
                 )
-            if value > spec.most:
                 raise LimitError(
-                    f"{spec.name}: {value:g} is above the most possible, {spec.most:g} {spec.unit}",
+                    f"{spec.name}: {spec.amount(value)} is {side} possible, {spec.amount(bound)}",
                     f"Try: {spec.flag} {spec.example}",
                 )
 
@@ -77,6 +76,12 @@ class LimitSpec:
     most: float
     example: str
     meaning: str
+
+    def amount(self, value: float) -> str:
+        """Such as ``"1,048,576 B"``, ``"0.5 s"``, ``"64"``: to the last digit, for a person to compare."""
+        unit = "" if self.unit == "count" else f" {self.unit}"
+        whole = abs(value) < _LARGE and value == int(value)
+        return (f"{value:,.0f}" if whole else f"{value:,g}") + unit
 
 
 LIMITS: dict[str, LimitSpec] = {
@@ -125,6 +130,10 @@ def parse_limit(name: str, text: str) -> int | float:
         )
     unit = match[2] or ""
     value = float(match[1]) * units[unit.lower() if spec.unit == "s" else unit.upper()]
+    if not math.isfinite(value):
+        raise LimitError(
+            f"{spec.flag}: a number of {len(text)} digits is no limit", f"Try: {spec.flag} {spec.example}"
+        )
     return value if spec.unit == "s" else int(value)
 
 

@@ -47,7 +47,7 @@ def assemble(
     except LimitReached as error:
         spec = LIMITS[error.name]
         raise LimitError(
-            f"{error.name}: {getattr(limits, error.name):,g} is less than a guest begins with",
+            f"{error.name}: {spec.amount(getattr(limits, error.name))} is less than a guest begins with",
             f"Try: {spec.flag} {spec.example}",
         ) from None
 

@@ -43,6 +43,11 @@ class Command:
                 f"{name} exports no function {START_FUNCTION}",
                 "Try: build it as a command (an executable), not as a library or reactor",
             )
+        if START_FUNCTION not in self._module.commands:
+            raise ModuleError(
+                f"{name} exports a function {START_FUNCTION} that takes or returns something",
+                "Try: build it as a command for WASI preview 1 (target wasm32-wasip1)",
+            )
 
     def start(
         self,

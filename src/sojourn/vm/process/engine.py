@@ -38,8 +38,10 @@ from sojourn.wasm import PRIVATE
 WASM_STACK_BYTES = 16 << 20
 THREAD_STACK_BYTES = WASM_STACK_BYTES + (4 << 20)  # the host functions run on the same stack
 TABLE_ELEMENTS_MAX = 1 << 20
-MEMORIES_MAX = 16
-TABLES_MAX = 64
+# The engine limits each memory and each table, not their sum: so there is one memory (all that compilers for
+# WASI make), and few tables (64 MB of elements at most).
+MEMORIES_MAX = 1
+TABLES_MAX = 8
 TICK_S = 0.01
 PAGE_BYTES = 1 << 16
 WASI_MODULE = "wasi_snapshot_preview1"
@@ -92,13 +94,16 @@ class CompiledModule:
     Attributes:
         globals: the names under which its mutable globals are exported.
         functions: the names of its exported functions.
+        commands: those among them that take nothing and give nothing.
     """
 
     def __init__(self, module: wasmtime.Module) -> None:
         self._module = module
         exports = list(module.exports)
         self.globals = tuple(e.name for e in exports if e.name.startswith(PRIVATE + "global:"))
-        self.functions = frozenset(e.name for e in exports if isinstance(e.type, wasmtime.FuncType))
+        kinds = {e.name: e.type for e in exports if isinstance(e.type, wasmtime.FuncType)}
+        self.functions = frozenset(kinds)
+        self.commands = frozenset(n for n, kind in kinds.items() if not kind.params and not kind.results)
         try:
             self._pre = _linker().instantiate_pre(module)
         except wasmtime.WasmtimeError as error:
@@ -279,6 +284,7 @@ _no_finalizer = _EPOCH_FINALIZER()
 
 # -- instances ---------------------------------------------------------------------------------------
 
+_GC_HEAP_FULL = "GC heap out of memory"  # in the engine's words
 _BUILTIN_KINDS = {0: "i32", 1: "i64", 2: "f32", 3: "f64"}
 
 
@@ -293,7 +299,7 @@ class Instance:
         functions: the host functions by ``(module, name)``; each takes unsigned integers and
             returns an errno. What one raises stops the guest and comes out of ``call``.
         check: called about every ``TICK_S`` while the guest computes; what it raises stops the guest.
-        memory_bytes_max: the limit of each linear memory.
+        memory_bytes_max: the limit of the linear memory, and again of the objects that the engine collects.
         host_calls_max: after so many the guest is stopped with ``LimitReached("host_calls")``.
 
     Raises:
@@ -371,7 +377,8 @@ class Instance:
 
         Raises:
             KeyError: no such export.
-            GuestTrapError: the guest trapped.
+            GuestTrapError: the guest trapped, or did what the engine refuses.
+            LimitReached: its collected objects need more than the memory limit.
             BaseException: what a host function or ``check`` raised.
         """
         found = self._export(name, _ffi.WASMTIME_EXTERN_FUNC.value)
@@ -385,11 +392,16 @@ class Instance:
             slot.of.i32 = value
         count = len(kind.results)
         results = (_ffi.wasmtime_val_t * max(1, count))()
-        self._enter(
-            lambda trap: _ffi.wasmtime_func_call(
-                self._context, ctypes.byref(func), params, len(args), results, count, trap
+        try:
+            self._enter(
+                lambda trap: _ffi.wasmtime_func_call(
+                    self._context, ctypes.byref(func), params, len(args), results, count, trap
+                )
             )
-        )
+        except wasmtime.WasmtimeError as error:  # neither a trap nor ours: what the engine will not do
+            if _GC_HEAP_FULL in str(error):
+                raise LimitReached("memory_bytes") from None
+            raise GuestTrapError(_cause(error), str(error)) from None
         return results[0].of.i32 & 0xFFFFFFFF if count else None
 
     def has_function(self, name: str) -> bool:

@@ -138,5 +138,5 @@ class VirtualMachine:
 def limit_reason(name: str, limits: Limits) -> str:
     """Such as ``"the limit on cpu_seconds was reached: 2 s (--cpu)"``."""
     spec = LIMITS[name]
-    unit = "" if spec.unit == "count" else f" {spec.unit}"
-    return f"the limit on {name} was reached: {getattr(limits, name):,g}{unit} (raise it with {spec.flag})"
+    amount = spec.amount(getattr(limits, name))
+    return f"the limit on {name} was reached: {amount} (raise it with {spec.flag})"
