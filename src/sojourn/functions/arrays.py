@@ -14,7 +14,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from .codec import fields_of
+from .codec import SMALL_BYTES, fields_of
 from .wire import CodecError
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def raise_(decoder: Decoder, payload: Any) -> Any:
 
     if type(payload) is not list:
         raise CodecError("not a value: an array that is none")
+    decoder.charge(SMALL_BYTES)
     match payload:
         case ["dtype", dtype]:
             return _dtype_up(dtype)

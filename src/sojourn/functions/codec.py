@@ -12,16 +12,19 @@ the header, in buffers, each used exactly once.
 
 Invariants: a decoder never imports a module, and never makes a class, that the *peer* names: it
 looks names up in tables (``Registry``, the tags below). Whatever the bytes, it returns a value or
-raises ``CodecError``. Cycles are refused; a value referred to twice is sent twice.
+raises ``CodecError``, and the objects it makes take at most ``OBJECT_BYTES_MAX`` beside the buffers,
+so a small message cannot fill the machine. Cycles are refused; a value referred to twice is sent twice.
 """
 
 from __future__ import annotations
 
 import array
+import datetime
 import itertools
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -33,13 +36,25 @@ GUEST_FILES = ("wire.py", "codec.py", "scalars.py", "arrays.py", "frames.py")
 
 DEPTH_MAX = 100
 NODES_MAX = 20_000_000
-# A list in the header is cut into runs of this many items, so that a hostile count allocates little.
-RUN_ITEMS_MAX = 16_384
+# A list in the header is cut into runs of this many items, so that a hostile count allocates little: what
+# msgpack has read of a list before it is complete, and therefore counted, is bounded by this alone.
+RUN_ITEMS_MAX = 4_096
+MAP_ITEMS_MAX = 1_024
 # From this size on, bytes and text leave the header; from this length on, a list of numbers or text.
 BUFFER_BYTES_MIN = 16_384
 COLUMN_ITEMS_MIN = 1_024
 SAME_HASH_MAX = 64
 INTEGER_BYTES_MAX = 1 << 20
+
+# What a decoder may make. The costs are those of CPython on 64 bits, rounded up; one item is a reference
+# and the largest plain value that so few bytes can name (a short string).
+OBJECT_BYTES_MAX = 1 << 30
+LIST_BYTES, ITEM_BYTES = 64, 72
+MAP_BYTES, PAIR_BYTES = 160, 176
+SET_BYTES, SET_ITEM_BYTES = 216, 64
+SMALL_BYTES, COLLECTION_BYTES = 256, 1_024
+_WIDE = re.compile(rb"[\xf0-\xff]")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 _TUPLE, _DICT, _SET, _FROZENSET, _INTEGER, _BYTES, _BYTEARRAY, _TEXT, _RUNS, _COLUMN = range(1, 11)
 _SCALAR, _INSTANCE, _ARRAY, _FRAME = range(11, 15)
@@ -130,10 +145,11 @@ def decode(header: bytes, buffers: Sequence[memoryview] = (), registry: Registry
             timestamp=3,
             strict_map_key=False,
             object_pairs_hook=decoder.map,
+            list_hook=decoder.row,
             ext_hook=_no_extension,
             unicode_errors="surrogatepass",
             max_array_len=RUN_ITEMS_MAX,
-            max_map_len=RUN_ITEMS_MAX,
+            max_map_len=MAP_ITEMS_MAX,
         )
     except CodecError:
         raise
@@ -270,7 +286,7 @@ def _lower_bytes(encoder: Encoder, value: bytes) -> Tree:
 
 
 def _lower_dict(encoder: Encoder, value: dict[Any, Any]) -> Tree:
-    if len(value) <= RUN_ITEMS_MAX and set(map(type, value)) <= {str}:
+    if len(value) <= MAP_ITEMS_MAX and set(map(type, value)) <= {str}:
         return dict(zip(value, map(encoder.lower, value.values()), strict=True))
     return {_DICT: [encoder.items(list(value)), encoder.items(list(value.values()))]}
 
@@ -317,11 +333,34 @@ def _type_name(value: Any) -> str:
 
 
 class Decoder:
-    """Turns maps into values while msgpack reads; what is inside a map has been turned already."""
+    """Turns maps into values while msgpack reads; what is inside a map has been turned already.
+
+    Every list and map is counted when it is complete, and everything else when it is made: the sum is
+    an upper bound of what the value takes, and work stops when it passes ``OBJECT_BYTES_MAX``.
+    """
 
     def __init__(self, buffers: Sequence[memoryview], registry: Registry) -> None:
         self.registry = registry
         self.unused: dict[int, memoryview] = dict(enumerate(buffers))
+        self.zones: dict[str, datetime.tzinfo] = {}
+        self._left_bytes = OBJECT_BYTES_MAX
+
+    def charge(self, size_bytes: int) -> None:
+        """Count what is about to be made, before it takes memory or time.
+
+        Raises:
+            CodecError: it is too much for one value.
+        """
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise CodecError(
+                f"a value of so many parts is too large (at most {OBJECT_BYTES_MAX:,} bytes of them)",
+                "Pass a numpy array or a data frame, or several smaller values.",
+            )
+
+    def row(self, items: list[Any]) -> list[Any]:
+        self.charge(LIST_BYTES + ITEM_BYTES * len(items))
+        return items
 
     def map(self, pairs: list[tuple[Any, Any]]) -> Any:
         if len(pairs) == 1 and type(pairs[0][0]) is int:
@@ -329,7 +368,10 @@ class Decoder:
             raiser = _RAISE.get(tag)
             if raiser is None:
                 raise CodecError(f"not a value: unknown tag {tag}")
+            if tag >= _SCALAR and type(payload) is list:  # a list that ends here; what is made counts itself
+                self._left_bytes += LIST_BYTES + ITEM_BYTES * len(payload)
             return raiser(self, payload)
+        self.charge(MAP_BYTES + PAIR_BYTES * len(pairs))
         if not {type(key) for key, _ in pairs} <= {str}:
             raise CodecError("not a value: a map key that is not a string")
         value = dict(pairs)
@@ -379,39 +421,54 @@ def hashable(keys: list[Any]) -> list[Any]:
     return keys
 
 
-def _raise_dict(_decoder: Decoder, payload: Any) -> dict[Any, Any]:
+def _raise_dict(decoder: Decoder, payload: Any) -> dict[Any, Any]:
     keys, values = map(_list_of, fields_of(payload, 2))
+    decoder.charge(MAP_BYTES + PAIR_BYTES * len(keys))
     value = dict(zip(hashable(keys), values, strict=True))
     if len(value) != len(keys):
         raise CodecError("not a value: a dict with the same key twice")
     return value
 
 
-def _raise_set(payload: Any) -> set[Any]:
+def _raise_set(decoder: Decoder, payload: Any) -> set[Any]:
     items = _list_of(payload)
+    decoder.charge(SET_BYTES + SET_ITEM_BYTES * len(items))
     value = set(hashable(items))
     if len(value) != len(items):
         raise CodecError("not a value: a set with the same item twice")
     return value
 
 
-def _raise_integer(_decoder: Decoder, payload: Any) -> int:
+def _raise_integer(decoder: Decoder, payload: Any) -> int:
     if type(payload) is not bytes or len(payload) > INTEGER_BYTES_MAX:
         raise CodecError("not a value: an integer that is not one")
+    decoder.charge(SMALL_BYTES + 2 * len(payload))
     return int.from_bytes(payload, "little", signed=True)
 
 
-def _raise_runs(_decoder: Decoder, payload: Any) -> list[Any]:
-    runs: Iterable[list[Any]] = map(_list_of, _list_of(payload))
+def _raise_runs(decoder: Decoder, payload: Any) -> list[Any]:
+    runs: list[list[Any]] = list(map(_list_of, _list_of(payload)))
+    decoder.charge(LIST_BYTES + 8 * sum(map(len, runs)))  # what they hold has been counted
     return list(itertools.chain.from_iterable(runs))
+
+
+def _raise_text(decoder: Decoder, view: memoryview) -> str:
+    """Text of a buffer. Four bytes for each character are spent on all when only one of them needs it."""
+    width = 4 if _WIDE.search(view) else 2 if _NOT_ASCII.search(view) else 1
+    decoder.charge(SMALL_BYTES + (width - 1) * view.nbytes)
+    return str(view, "utf-8", "surrogatepass")
 
 
 def _raise_column(decoder: Decoder, payload: Any) -> list[Any]:
     match payload:
         case ["s", text, lengths]:
-            return _cut_text(decoder.buffer(text), _from_little("I", decoder.buffer(lengths)))
+            whole, sizes = _raise_text(decoder, decoder.buffer(text)), decoder.buffer(lengths)
+            decoder.charge(LIST_BYTES + ITEM_BYTES * sizes.nbytes // 4)
+            return _cut_text(whole, _from_little("I", sizes))
         case ["q" | "d" as code, number]:
-            return _from_little(code, decoder.buffer(number)).tolist()
+            view = decoder.buffer(number)
+            decoder.charge(LIST_BYTES + 40 * view.nbytes // 8)
+            return _from_little(code, view).tolist()
     raise CodecError("not a value: an unknown kind of column")
 
 
@@ -423,8 +480,7 @@ def _from_little(code: str, view: memoryview) -> array.array[Any]:
     return values
 
 
-def _cut_text(view: memoryview, lengths: array.array[int]) -> list[str]:
-    text = str(view, "utf-8", "surrogatepass")
+def _cut_text(text: str, lengths: array.array[int]) -> list[str]:
     if sum(lengths) != len(text):
         raise CodecError("not a value: text and its lengths disagree")
     ends = itertools.accumulate(lengths)
@@ -458,12 +514,12 @@ def _raise_frame(decoder: Decoder, payload: Any) -> Any:
 _RAISE: dict[int, Raise] = {
     _TUPLE: lambda _decoder, payload: tuple(_list_of(payload)),
     _DICT: _raise_dict,
-    _SET: lambda _decoder, payload: _raise_set(payload),
-    _FROZENSET: lambda _decoder, payload: frozenset(_raise_set(payload)),
+    _SET: _raise_set,
+    _FROZENSET: lambda decoder, payload: frozenset(_raise_set(decoder, payload)),
     _INTEGER: _raise_integer,
     _BYTES: lambda decoder, payload: bytes(decoder.buffer(payload)),
     _BYTEARRAY: lambda decoder, payload: bytearray(decoder.buffer(payload)),
-    _TEXT: lambda decoder, payload: str(decoder.buffer(payload), "utf-8", "surrogatepass"),
+    _TEXT: lambda decoder, payload: _raise_text(decoder, decoder.buffer(payload)),
     _RUNS: _raise_runs,
     _COLUMN: _raise_column,
     _SCALAR: _raise_scalar,

@@ -10,14 +10,19 @@ the other way. A frame of one numpy type goes as one two-dimensional array, any 
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .codec import SMALL_BYTES
 from .wire import CodecError
 
 if TYPE_CHECKING:
     from .codec import Decoder, Encoder
 
+# A frame, series, index or array of pandas takes this much even when empty, and a third of a millisecond.
+_HEAVY_BYTES = 8_192
+_LIGHT = frozenset({"timestamp", "timedelta", "period", "interval", "nat", "na"})
 _CLOSED = ("left", "right", "both", "neither")
 
 
@@ -137,7 +142,7 @@ def _strings_down(value: Any) -> list[Any]:
     return ["strings", items, missing]
 
 
-def raise_(_decoder: Decoder, payload: Any) -> Any:
+def raise_(decoder: Decoder, payload: Any) -> Any:
     """The pandas value of such a list.
 
     Raises:
@@ -145,7 +150,22 @@ def raise_(_decoder: Decoder, payload: Any) -> Any:
     """
     if type(payload) is not list or not payload or type(payload[0]) is not str or payload[0] not in _UP:
         raise CodecError("not a value: an unknown kind of pandas value")
-    return _UP[payload[0]](*payload[1:])
+    name, *parts = payload
+    decoder.charge(SMALL_BYTES if name in _LIGHT else _HEAVY_BYTES)
+    if name in ("multi", "categorical", "intervals"):
+        decoder.charge(sum(map(_spelt_bytes, _flat(parts))))
+    return _UP[name](*parts)
+
+
+def _flat(parts: list[Any]) -> list[Any]:
+    return [item for part in parts for item in (part if type(part) is list else [part])]
+
+
+def _spelt_bytes(value: Any) -> int:
+    """A range is three numbers however long, until something needs every one of its items."""
+    import pandas as pd
+
+    return 8 * len(value) if isinstance(value, pd.RangeIndex) else 0
 
 
 def _need(fits: bool) -> None:
@@ -173,11 +193,13 @@ def _column(data: Any, index: Any = None, name: Any = None) -> Any:
     import pandas as pd
 
     if type(data) is list:
+        _need(index is None or len(index) == len(data))
         objects = np.empty(len(data), dtype=object)
         for number, item in enumerate(data):
             objects[number] = item
         return pd.Series(objects, index=index, name=name, dtype=object, copy=False)
-    _need(isinstance(data, (np.ndarray, pd.api.extensions.ExtensionArray)))
+    _need(isinstance(data, (np.ndarray, pd.api.extensions.ExtensionArray)) and data.ndim == 1)
+    _need(index is None or len(index) == len(data))
     return pd.Series(data, index=index, name=name, dtype=data.dtype, copy=False)
 
 
@@ -191,7 +213,8 @@ def _frame_up(data: Any, index: Any, columns: Any, attrs: Any) -> Any:
         frame = pd.DataFrame(series, index=index, copy=False)
         frame.columns = columns
     else:
-        frame = pd.DataFrame(_array(data, "biufcmMSUV"), index=index, columns=columns, copy=False)
+        _need(_array(data, "biufcmMSUV").shape == (len(index), len(columns)))
+        frame = pd.DataFrame(data, index=index, columns=columns, copy=False)
     return _with_attrs(frame, attrs)
 
 
@@ -232,20 +255,26 @@ def _multi_up(levels: Any, codes: Any, names: Any) -> Any:
     return pd.MultiIndex(levels=[_index(level) for level in levels], codes=checked, names=names)
 
 
+def _zone(zone: Any) -> Any:
+    """Never a text: pandas would look for a file of that name."""
+    _need(zone is None or isinstance(zone, datetime.tzinfo))
+    return zone
+
+
 def _timestamp_up(moment: Any, zone: Any) -> Any:
     import numpy as np
     import pandas as pd
 
     _need(isinstance(moment, np.datetime64))
     stamp = pd.Timestamp(moment)
-    return stamp if zone is None else stamp.tz_localize("UTC").tz_convert(zone)
+    return stamp if _zone(zone) is None else stamp.tz_localize("UTC").tz_convert(zone)
 
 
 def _datetimes_up(moments: Any, zone: Any) -> Any:
     import pandas as pd
 
     index = pd.DatetimeIndex(_array(moments, "M"))
-    return index.array if zone is None else index.tz_localize("UTC").tz_convert(zone).array
+    return index.array if _zone(zone) is None else index.tz_localize("UTC").tz_convert(zone).array
 
 
 def _timedelta_up(span: Any) -> Any:

@@ -230,9 +230,24 @@ def open_message(message: Message) -> tuple[str, int, dict[str, Any], bytes]:
     Raises:
         CodecError: it has another form.
     """
+    seen: list[Any] = []
+
+    def flat(container: Any) -> Any:
+        """One list that holds one map, and nothing below: or a short header could become many objects."""
+        seen.append(None)
+        if len(seen) > (2 if isinstance(container, list) else 1):
+            raise ValueError("lists or maps inside one another")
+        return container
+
     try:
         parts = msgpack.unpackb(
-            message.header, raw=False, unicode_errors="surrogatepass", max_array_len=4, max_map_len=64
+            message.header,
+            raw=False,
+            unicode_errors="surrogatepass",
+            list_hook=flat,
+            object_hook=flat,
+            max_array_len=4,
+            max_map_len=64,
         )
     except (
         ValueError,

@@ -22,13 +22,16 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .codec import _CONTAINERS, fields_of, hashable
+from .codec import _CONTAINERS, COLLECTION_BYTES, PAIR_BYTES, SMALL_BYTES, fields_of, hashable
 from .wire import CodecError
 
 if TYPE_CHECKING:
     from .codec import Decoder, Encoder
 
-FRACTION_BITS_MAX = 1 << 17
+FRACTION_BITS_MAX = 1 << 16
+PATH_CHARACTERS_MAX = 1 << 16
+FLAG_BITS_MAX = 1_024
+_ZONE_BYTES = 16_384  # looking one up costs more than keeping it
 _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 _PLAIN_TYPES: dict[str, type] = {
     kind.__name__: kind
@@ -70,7 +73,7 @@ def lower(encoder: Encoder, value: Any) -> list[Any] | None:
     return None
 
 
-def raise_(_decoder: Decoder, payload: Any) -> Any:
+def raise_(decoder: Decoder, payload: Any) -> Any:
     """The value of such a list.
 
     Raises:
@@ -78,7 +81,28 @@ def raise_(_decoder: Decoder, payload: Any) -> Any:
     """
     if type(payload) is not list or not payload or type(payload[0]) is not str or payload[0] not in _UP:
         raise CodecError("not a value: an unknown kind of scalar")
-    return _UP[payload[0]](*payload[1:])
+    name, *parts = payload
+    decoder.charge(_cost_bytes(name, parts))
+    return _zone_once(decoder, parts) if name == "zone" else _UP[name](*parts)
+
+
+def _cost_bytes(name: str, parts: list[Any]) -> int:
+    if name in _HOLDING:
+        return COLLECTION_BYTES + PAIR_BYTES * max(
+            (len(part) for part in parts if type(part) is list), default=0
+        )
+    if name == "fraction":
+        return SMALL_BYTES + sum(4 * part.bit_length() for part in parts if type(part) is int)
+    return SMALL_BYTES
+
+
+def _zone_once(decoder: Decoder, parts: list[Any]) -> datetime.tzinfo:
+    """A zone is looked up once for each message, however many moments are in it."""
+    (key,) = fields_of(parts, 1)
+    if type(key) is not str or key not in decoder.zones:
+        decoder.charge(_ZONE_BYTES)
+        decoder.zones[key] = _zone_up(key)
+    return decoder.zones[key]
 
 
 def _error_down(error: BaseException) -> list[Any]:
@@ -199,6 +223,8 @@ def _slice_up(start: Any, stop: Any, step: Any) -> slice:
 def _path_up(kind: Callable[[str], Any]) -> Callable[[Any], Any]:
     def up(text: Any) -> Any:
         _only(str, text)
+        if len(text) > PATH_CHARACTERS_MAX:
+            raise CodecError(f"a path of more than {PATH_CHARACTERS_MAX:,} characters is too large")
         return kind(text)
 
     return up
@@ -237,6 +263,7 @@ def _default_up(name: Any, keys: Any, values: Any) -> defaultdict[Any, Any]:
     return defaultdict(factory, zip(hashable(keys), values, strict=True))
 
 
+_HOLDING = {"ordereddict", "counter", "deque", "defaultdict"}
 _COLLECTIONS: set[type] = {OrderedDict, Counter, deque, defaultdict, slice}
 _DOWN: dict[type, tuple[str, Callable[[Any], list[Any]]]] = {
     type(...): ("...", lambda value: []),
@@ -331,10 +358,11 @@ def raise_instance(decoder: Decoder, payload: Any) -> Any:
     if type(payload) is not list or len(payload) < 3:
         raise CodecError("not a value: an instance without parts")
     cls = decoder.registry.find(payload[0])
+    decoder.charge(SMALL_BYTES)
     match payload[1:]:
         case ["enum", str() as name] if issubclass(cls, enum.Enum):
             return cls.__members__[name]
-        case ["flag", int() as number] if issubclass(cls, enum.Flag):
+        case ["flag", int() as number] if issubclass(cls, enum.Flag) and number.bit_length() <= FLAG_BITS_MAX:
             return cls(number)
         case ["tuple", list() as items] if issubclass(cls, tuple):
             return tuple.__new__(cls, fields_of(items, len(getattr(cls, "_fields", ()))))
