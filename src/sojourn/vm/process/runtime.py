@@ -53,7 +53,7 @@ EXTRA_FIRST = 5  # the descriptors of further streams begin after the standard o
 _BUILD_LIMITS = Limits(memory_bytes=2048 * MIB, cpu_seconds=600, wall_seconds=1200)
 _IMAGE_ESTIMATE_S = 3.0
 _MARK = "sojourn image "
-_AGENT = Path(__file__).parent / "guest" / "_sojourn_agent.py"
+_AGENT = sorted((Path(__file__).parent / "guest").glob("_sojourn_*.py"))
 # Part of every image: what programs import most, so that no start pays for it.
 _COMMON = (
     *("argparse", "base64", "bisect", "collections", "concurrent.futures", "contextlib", "copy", "csv"),
@@ -259,7 +259,7 @@ def _turn(instance: Instance, source: bytes) -> int | None:
 def guest_modules() -> tuple[dict[str, bytes], str]:
     """Our half of the runtime, as files by name, and a digest of them: the agent, the loop that serves
     functions, and what that stands on."""
-    files = {"_sojourn_agent.py": _AGENT.read_bytes(), **function_server_files()}
+    files = {path.name: path.read_bytes() for path in _AGENT} | function_server_files()
     digest = hashlib.sha256()
     for name, data in sorted(files.items()):
         digest.update(f"{name} {len(data)} ".encode() + data)

@@ -31,6 +31,8 @@ import types
 import uuid
 import weakref
 
+import _sojourn_adapt
+
 _HERE = __file__
 _BROKEN = 70
 _image = {"modules": frozenset(), "randoms": [], "bit_generators": []}
@@ -50,6 +52,7 @@ def prepare(common, names):
         return seed(self, a, version)
 
     failed = {}
+    _sojourn_adapt.install()
     random.Random.seed = watched
     os.environ["MPLCONFIGDIR"] = "/tmp/matplotlib"  # read when matplotlib is imported, and kept by it
     try:
