@@ -128,6 +128,8 @@ def test_environment_and_secrets(sojourn: Sojourn) -> None:
         (["--grant", "dir:missing", "-c", "1"], "there is no such file"),
         (["--grant", "what", "-c", "1"], "--grant dir:PATH"),
         (["--grant", "dir:/tmp=/a", "--grant", "dir:/usr=/a/", "-c", "1"], "two grants"),
+        (["--grant", "dir:/tmp=a", "--grant", "dir:/usr=./a", "-c", "1"], "two grants"),
+        (["--grant", "dir:/tmp=.", "-c", "1"], "hide Python's own library"),
         (["--grant", "dir:/tmp=/", "-c", "1"], "hide"),
         (["--cpu", "0", "-c", "1"], "below the least"),
         (["--memory", "0", "-c", "1"], "below the least"),

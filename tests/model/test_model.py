@@ -91,6 +91,23 @@ def test_guest_paths_that_cannot_be(path: str) -> None:
         DirectoryGrant("/tmp", path)
 
 
+@pytest.mark.parametrize(
+    ("guest_path", "place"),
+    [
+        ("/", "/"),
+        (".", "/"),
+        ("./", "/"),
+        ("a", "/a"),
+        ("./a/./b//", "/a/b"),
+        ("/a/b", "/a/b"),
+        ("..a", "/..a"),
+    ],
+)
+def test_where_a_guest_path_is(guest_path: str, place: str) -> None:
+    grant = DirectoryGrant("/tmp", guest_path)
+    assert (grant.guest_path, grant.place) == (guest_path, place)
+
+
 @pytest.mark.parametrize("name", ["", "1A", "A B", "A=B", "Ä"])
 def test_variables_that_cannot_be(name: str) -> None:
     with pytest.raises(GrantError):

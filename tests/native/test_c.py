@@ -75,6 +75,30 @@ int main(int argc, char **argv) {
   return argc;
 }
 """
+# What a program is told of the outside before it asks for anything: its preopened directories.
+PREOPENS = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <wasi/api.h>
+int main(int argc, char **argv) {
+  __wasi_prestat_t stat;
+  for (int fd = 3; __wasi_fd_prestat_get(fd, &stat) == 0; fd++) {
+    char name[256] = "";
+    __wasi_fd_prestat_dir_name(fd, (uint8_t *)name, stat.u.dir.pr_name_len);
+    printf("%d %s\n", fd, name);
+  }
+  for (int i = 1; i < argc; i++) {
+    errno = 0;
+    int fd = open(argv[i], O_RDONLY);
+    printf("%s %s\n", argv[i], fd >= 0 ? "opened" : strerror(errno));
+  }
+  shutdown(3, SHUT_RD);
+  printf("%s\n", strerror(errno));
+}
+"""
 RECURSE = (
     "int f(int n) { volatile char a[100]; a[0] = n; return f(n + 1) + a[0]; } int main(void) { return f(0); }"
 )
@@ -150,3 +174,42 @@ def test_what_is_too_much(
     done = sojourn("run", *flags, build(tmp_path, source))
     assert done.returncode == status
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("grants", "lines"),
+    [
+        ([], ["3 /tmp", "in/file Capabilities insufficient", "/in/file Capabilities insufficient"]),
+        (["dir:in=in"], ["3 in", "4 /tmp", "in/file opened", "/in/file opened"]),
+        (["dir:in=/in", "dir:in=other"], ["3 /in", "4 other", "5 /tmp", "in/file opened", "/in/file opened"]),
+        (
+            ["dir:in=/tmp"],
+            ["3 /tmp", "in/file Capabilities insufficient", "/in/file Capabilities insufficient"],
+        ),
+        (["dir:.=."], ["3 .", "in/file opened", "/in/file opened"]),
+        (["dir:.=./"], ["3 ./", "in/file opened", "/in/file opened"]),
+        (["dir:.=/"], ["3 /", "in/file opened", "/in/file opened"]),
+        (["dir:in=./in"], ["3 ./in", "4 /tmp", "in/file opened", "/in/file opened"]),
+    ],
+)
+def test_a_program_is_told_of_what_was_granted(
+    sojourn: Sojourn, tmp_path: Path, grants: list[str], lines: list[str]
+) -> None:
+    """And of nothing else but private memory: a path outside of that is beyond its capabilities."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_text("x")
+    flags = [flag for grant in grants for flag in ("--grant", grant)]
+    done = sojourn("run", *flags, build(tmp_path, PREOPENS), "in/file", "/in/file")
+    assert done.stdout.splitlines() == [*lines, "Bad file descriptor"]
+
+
+def test_its_own_files_are_preopened(sojourn: Sojourn, tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("x")
+    program = build(tmp_path, PREOPENS)
+    done = sojourn("run", "--include", "data.txt", program, "/program/data.txt", "data.txt")
+    assert done.stdout.splitlines()[:4] == [
+        "3 /tmp",
+        "4 /program",
+        "/program/data.txt opened",
+        "data.txt Capabilities insufficient",
+    ]

@@ -9,6 +9,7 @@ from sojourn.vm.process.wasi.abi import Errno, FileType
 from sojourn.vm.process.wasi.bundle_fs import BundleFileSystem
 from sojourn.vm.process.wasi.memory_fs import MemoryFileSystem
 from sojourn.vm.process.wasi.outside import ByteQuota
+from sojourn.vm.process.wasi.vfs import WasiError
 
 from .helpers import Guest
 from .test_bundle_fs import Text
@@ -31,6 +32,20 @@ def guest() -> Guest:
     made.mkdir("own")
     made.make_file("own/f", b"mine")
     return made
+
+
+def test_a_handle_on_a_directory_of_the_tree() -> None:
+    made = Guest()
+    made.tree.mount_directory("/data/in", scratch())
+    made.make_file("file")
+    for path, device in (("/", 1), ("/data", 1), ("/data/in", 8)):
+        directory = made.tree.directory(path)
+        assert directory.filesystem.device == device
+        directory.close()
+    for path, errno in (("/file", Errno.ENOTDIR), ("/none", Errno.ENOENT), ("/file/x", Errno.ENOTDIR)):
+        with pytest.raises(WasiError) as caught:
+            made.tree.directory(path)
+        assert caught.value.errno == errno
 
 
 def test_what_is_mounted_is_found() -> None:

@@ -28,12 +28,12 @@ def directory_grants(texts: tuple[str, ...]) -> tuple[DirectoryGrant, ...]:
                 f"cannot grant {path}: there is no such file or directory", "Try: an existing path"
             )
         guest = guest or _guest_path(path)
-        key = "/" + guest.strip("/")
-        if key in found:
+        grant = DirectoryGrant(os.path.abspath(real), guest, writable)  # noqa: PTH100 - links are kept
+        if grant.place in found:
             raise GrantError(
-                f"two grants have the guest path {key}", "Try: dir:PATH=ANOTHERPATH for one of them"
+                f"two grants have the guest path {grant.place}", "Try: dir:PATH=ANOTHERPATH for one of them"
             )
-        found[key] = DirectoryGrant(os.path.abspath(real), guest, writable)  # noqa: PTH100 - links are kept
+        found[grant.place] = grant
     return tuple(found.values())
 
 

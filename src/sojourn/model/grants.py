@@ -44,6 +44,11 @@ class DirectoryGrant:
             raise GrantError(f"grant of {self.path!r}: the host path must be absolute")
         check_guest_path(self.guest_path)
 
+    @property
+    def place(self) -> str:
+        """Where ``guest_path`` is in the guest's tree: from ``/``, the guest's working directory."""
+        return "/" + "/".join(part for part in self.guest_path.split("/") if part not in ("", "."))
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": "dir",

@@ -1,9 +1,9 @@
 """WASI commands: any core module for WASI preview 1 that exports ``_start``.
 
-A command sees the same tree as every guest: a private root, its program's files at ``/program``, and
-what was granted. Each grant is also a preopened directory of its own, under the very name it was granted
-as, because that is how programs of this kind look for what they may touch; the root comes last, unless a
-directory was granted as ``/``.
+A command looks for what it may touch in its preopened directories, so it gets one for each grant, under
+the very name it was granted as. After those come the private ones: ``/tmp``, in memory, and the program's
+own files at ``/program`` when it has any; neither when a directory was granted as ``/``, where they would
+hide what the directory has of that name. The root of the tree itself is not preopened (decision 8).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sojourn.model.limits import Limits
 from .assembly import assemble
 from .compiled import CompiledModules
 from .engine import CompiledModule, Instance
-from .filesystems import PROGRAM_DEVICE, bundle, mount_grants
+from .filesystems import PROGRAM_DEVICE, SCRATCH_FOLDER, bundle, mount_grants
 from .streams import Streams
 from .virtual_machine import VirtualMachine
 from .wasi.mounts import MountTree
@@ -69,8 +69,11 @@ class Command:
             if files:
                 tree.mount_directory(PROGRAM_FOLDER, bundle(files, PROGRAM_DEVICE))
             directories = mount_grants(tree, grants, quota)
-            preopens: list[Preopen] = [(_encoded(path), directory) for path, directory in directories]
-            return preopens if any(name == b"/" for name, _ in preopens) else [*preopens, (b"/", tree)]
+            granted = {grant.place for grant in grants}
+            private = (SCRATCH_FOLDER, *([PROGRAM_FOLDER] if files else []))
+            if "/" not in granted:
+                directories += [(path, tree.directory(path)) for path in private if path not in granted]
+            return [(_encoded(path), directory) for path, directory in directories]
 
         try:
             return assemble(

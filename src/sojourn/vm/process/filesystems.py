@@ -26,7 +26,8 @@ _PRIVATE_DEVICE, GUEST_DEVICE, LIBRARY_DEVICE, PLOTTING_DEVICE, PROGRAM_DEVICE, 
     5,
     16,
 )
-_FOLDERS = ("/tmp", "/home")  # noqa: S108 - in the guest
+SCRATCH_FOLDER = "/tmp"  # noqa: S108 - in the guest
+_FOLDERS = (SCRATCH_FOLDER, "/home")
 
 
 class InMemory:
@@ -86,7 +87,7 @@ def mount_grants(
         GrantError: a path does not exist, cannot be opened, or is granted twice.
     """
     directories: list[tuple[str, Directory]] = []
-    ordered = sorted(grants, key=lambda grant: grant.guest_path.count("/"))
+    ordered = sorted(grants, key=lambda grant: grant.place.count("/"))
     with ExitStack() as undo:
         for number, grant in enumerate(ordered):
             try:
@@ -112,15 +113,14 @@ def _mount_grant(tree: MountTree, grant: DirectoryGrant, device: int, quota: Quo
         folder, file = os.path.split(os.path.realpath(grant.path))
         name = os.fsencode(file)
     files = HostFileSystem(folder, writable=grant.writable, device=device, quota=quota, only=name)
-    guest_path = "/" + grant.guest_path.strip("/")
     try:
         if name is not None:
-            tree.mount_file(guest_path, files, name)
+            tree.mount_file(grant.place, files, name)
             return None
-        if guest_path == "/":
+        if grant.place == "/":
             tree.mount_root(files)
         else:
-            tree.mount_directory(guest_path, files)
+            tree.mount_directory(grant.place, files)
     except BaseException:
         files.close()
         raise

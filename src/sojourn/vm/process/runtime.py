@@ -214,7 +214,7 @@ class PythonRuntime:
     ) -> VirtualMachine:
 
         def mount(tree: MountTree, quota: Quota) -> list[Preopen]:
-            if any(not grant.guest_path.strip("/") for grant in grants):
+            if any(grant.place == "/" for grant in grants):
                 raise GrantError(
                     "a directory granted as '/' would hide Python's own library",
                     "Try: a guest path below it, such as /data",

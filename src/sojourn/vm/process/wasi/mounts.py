@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 from sojourn.model.errors import GrantError
 
@@ -81,6 +82,24 @@ class MountTree:
             GrantError: the path runs through a mount or a file.
         """
         self._walk(guest_path, _parts(guest_path)).close()
+
+    def directory(self, guest_path: str) -> Directory:
+        """A new handle on the directory ``guest_path`` (absolute), which must exist.
+
+        Raises:
+            WasiError: it does not, or cannot be opened.
+        """
+        at = self.root()
+        for part in _parts(guest_path):
+            try:
+                below = at.lookup(part)
+            finally:
+                at.close()
+            if below.filetype != FileType.DIRECTORY:
+                below.close()
+                raise WasiError(Errno.ENOTDIR)
+            at = cast(Directory, below)
+        return at
 
     def root(self) -> Directory:
         """A new handle on ``/``."""

@@ -198,7 +198,9 @@ class System(IoCalls, PathCalls, PollCalls):
         self._refuse_socket(fd)
 
     def _refuse_socket(self, fd: int) -> None:
-        self.descriptor(fd)
+        # A directory is no descriptor to read, write or shut down at all: EBADF, as everywhere.
+        if self.descriptor(fd).shared is not None:
+            raise WasiError(Errno.EBADF)
         raise WasiError(Errno.ENOTSOCK)
 
 
