@@ -24,6 +24,21 @@ class MalformedModuleError(ValueError):
         self.offset = offset
 
 
+class UnsupportedFeatureError(ValueError):
+    """A module that is valid, but uses something that cannot be made resumable.
+
+    Attributes:
+        feature: what it is, in the words of the specification.
+        function: the index of the function that uses it, or None for the module as a whole.
+    """
+
+    def __init__(self, feature: str, function: int | None = None) -> None:
+        where = "" if function is None else f" in function {function}"
+        super().__init__(f"{feature}{where} cannot be made resumable")
+        self.feature = feature
+        self.function = function
+
+
 class SectionId(IntEnum):
     CUSTOM = 0
     TYPE = 1
@@ -218,7 +233,7 @@ class Module:
             elif kind == TABLE:
                 _skip_table_type(reader)
             elif kind == MEMORY:
-                memory = _memory_type(reader)
+                memory = memory_type(reader)
             elif kind == GLOBAL:
                 _skip_value_type(reader)
                 reader.byte()
@@ -233,7 +248,7 @@ class Module:
         """All linear memories, imported ones first."""
         found = [memory for _, memory in self._imports() if memory is not None]
         reader = Reader(self.section(SectionId.MEMORY))
-        found += [_memory_type(reader) for _ in range(reader.count())]
+        found += [memory_type(reader) for _ in range(reader.count())]
         return found
 
     def exports(self) -> Iterator[tuple[str, int, int]]:
@@ -254,7 +269,7 @@ class Module:
         return code, [*boundaries, reader.pos]
 
 
-def _memory_type(reader: Reader) -> Memory:
+def memory_type(reader: Reader) -> Memory:
     flags = reader.byte()
     if flags & ~0x0F:
         raise MalformedModuleError(f"a memory with unknown flags {flags:#x}", reader.pos)

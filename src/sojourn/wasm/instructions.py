@@ -161,28 +161,37 @@ _OPENS = frozenset((0x02, 0x03, 0x04, 0x06, 0x1F))
 _END, _DELEGATE = 0x0B, 0x18
 
 
-def instructions(reader: Reader) -> Iterator[tuple[int, int]]:
-    """Walk one expression: yield (opcode, offset of its first byte) up to and including its ``end``.
+def skip_instruction(reader: Reader) -> int:
+    """Pass over one instruction; return by how much it changes the nesting depth (1, 0 or -1).
 
     Raises:
         MalformedModuleError: an opcode that is not WebAssembly, or bytes that end too soon.
     """
+    offset = reader.pos
+    opcode = reader.byte()
+    skip = _PLAIN.get(opcode)
+    if skip is None:
+        prefixed = _PREFIXED.get(opcode)
+        skip = prefixed(reader.uleb()) if prefixed else None
+        if skip is None:
+            raise MalformedModuleError(f"unknown instruction {opcode:#04x}", offset)
+    skip(reader)
+    if opcode in _OPENS:
+        return 1
+    return -1 if opcode in (_END, _DELEGATE) else 0
+
+
+def instructions(reader: Reader) -> Iterator[tuple[int, int]]:
+    """Walk one expression: yield (opcode, offset of its first byte) up to and including its ``end``.
+
+    Raises:
+        MalformedModuleError: as for ``skip_instruction``.
+    """
     depth = 1
     while depth:
         offset = reader.pos
-        opcode = reader.byte()
-        skip = _PLAIN.get(opcode)
-        if skip is None:
-            prefixed = _PREFIXED.get(opcode)
-            skip = prefixed(reader.uleb()) if prefixed else None
-            if skip is None:
-                raise MalformedModuleError(f"unknown instruction {opcode:#04x}", offset)
-        skip(reader)
-        if opcode in _OPENS:
-            depth += 1
-        elif opcode in (_END, _DELEGATE):
-            depth -= 1
-        yield opcode, offset
+        depth += skip_instruction(reader)
+        yield reader.data[offset], offset
 
 
 def skip_expression(reader: Reader) -> None:
