@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,31 +18,13 @@ from sojourn.vm.process.engine import THREAD_STACK_BYTES
 from sojourn.vm.process.images import ImageStore
 from sojourn.vm.process.monitor import RunningProcess
 from sojourn.vm.process.runtime import PythonRuntime, PythonStart
-from sojourn.vm.process.streams import Collected, Feed, Given, Streams
+from sojourn.vm.process.streams import Collected, Feed, Streams
 
 from ..wat import wat
+from .conftest import execute
 
 pytestmark = pytest.mark.runtime
 TINY = wat('(module (func (export "_start")))')
-
-
-@pytest.fixture(scope="module")
-def runtime(runtime_home: Path) -> PythonRuntime:
-    home = Home.open(runtime_home)
-    return PythonRuntime(home, CompiledModules(home, Silent()), Silent())
-
-
-def execute(
-    runtime: PythonRuntime, code: str, imports: tuple[str, ...] = (), **limits: Any
-) -> tuple[Ending, str]:
-    output = Collected(1 << 20)
-    image = runtime.image(imports)
-    machine = runtime.start(image, Limits(**limits), Streams(Given(), output, output))
-    process = RunningProcess(machine, None)
-    process.begin(runtime.entry(PythonStart("code", code, ("-c",)), image))
-    ending = process.wait(60)
-    assert ending is not None
-    return ending, output.text()
 
 
 def test_an_image_holds_its_imports(runtime: PythonRuntime) -> None:

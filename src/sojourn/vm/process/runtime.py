@@ -14,7 +14,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sojourn.model.errors import GrantError, LimitError, RuntimeUnavailableError
@@ -28,6 +28,7 @@ from .artifacts import PythonArtifacts, find_python
 from .assembly import assemble
 from .compiled import CompiledModules, shown
 from .engine import Instance
+from .entrances import BYTES_FROM, CALL_ONE
 from .filesystems import (
     GUEST_DEVICE,
     LIBRARY_DEVICE,
@@ -40,6 +41,7 @@ from .filesystems import (
 )
 from .guest import function_server_files
 from .images import Image, ImageInfo, ImageStore, image_digest
+from .objects import fill_states, find_state, make_immortal
 from .streams import Collected, Given, Streams
 from .virtual_machine import VirtualMachine
 from .wasi.mounts import MountTree
@@ -89,10 +91,9 @@ class PythonStart:
     name: str = "<string>"
     descriptors: tuple[int, ...] = ()
 
-    def source(self) -> bytes:
-        """The line of Python that begins it."""
-        text = json.dumps(asdict(self))
-        return f"__import__('_sojourn_agent').start({text!r})".encode("utf-8", "surrogatepass")
+    def encoded(self) -> bytes:
+        """As the agent reads it."""
+        return json.dumps({**vars(self), "environment": dict(self.environment)}).encode()
 
 
 class PythonRuntime:
@@ -116,7 +117,9 @@ class PythonRuntime:
         self._library = SharedBundle(library, LIBRARY_DEVICE)
         self._plotting = bundle(self.artifacts.plotting_data(), PLOTTING_DEVICE)
         self._module = modules.get(
-            self.artifacts.digest, self.artifacts.read_module, f"CPython {self.artifacts.python_version}"
+            self.artifacts.module_digest,
+            self.artifacts.read_module,
+            f"CPython {self.artifacts.python_version}",
         )
 
     # images
@@ -138,21 +141,24 @@ class PythonRuntime:
             output = Collected(MIB)
             machine = self.start(None, _BUILD_LIMITS, Streams(Given(), output, output))
             try:
-                ending = machine.run(lambda instance: _prepare(instance, imports, report=True))
+                ending = machine.run(lambda instance: _prepare(instance, imports, settle=True))
                 if ending.state is not State.EXITED or ending.exit_code != 0:
                     raise RuntimeUnavailableError(
                         f"no image could be made: {ending.reason or output.text()}", "Try: sojourn doctor"
                     )
-                failed = json.loads(output.text().rpartition(_MARK)[2])
+                facts = json.loads(output.text().rpartition(_MARK)[2])
                 instance = machine.instance
                 memory = instance.refresh()
+                make_immortal(memory, *facts["lasting"])
                 info = ImageInfo(
                     digest=digest,
                     runtime=self.artifacts.digest,
                     imports=imports,
-                    failed=failed,
+                    failed=facts["failed"],
                     bytes=len(memory),
                     globals={name: instance.read_global(name) for name in self._module.globals},
+                    enter=facts["enter"],
+                    twisters=tuple(find_state(memory, *twister) for twister in facts["twisters"]),
                     monotonic_ns=machine.surroundings.monotonic_ns(),
                     created_s=time.time(),
                 )
@@ -186,6 +192,7 @@ class PythonRuntime:
                 machine.instance.map_memory(image.descriptor, image.info.bytes)
                 for name, bits in image.info.globals.items():
                     machine.instance.write_global(name, bits)
+                fill_states(machine.instance.refresh(), image.info.twisters)
             except MemoryError:
                 machine.close()
                 raise _too_little(limits, image.info.bytes) from None
@@ -197,12 +204,21 @@ class PythonRuntime:
     def entry(self, start: PythonStart, image: Image | None) -> Callable[[Instance], int | None]:
         """What ``VirtualMachine.run`` enters to execute the program on a machine that ``start`` gave."""
 
-        def enter(instance: Instance) -> int | None:
-            if image is None:
-                _prepare(instance, (), report=False)
-            return _turn(instance, start.source())
+        def cold(instance: Instance) -> int | None:
+            _prepare(instance, (), settle=False)
+            return _turn(
+                instance, f"import _sojourn_agent\n_sojourn_agent.start({start.encoded()!r})".encode()
+            )
 
-        return enter
+        def warm(instance: Instance) -> int | None:
+            assert image is not None
+            data = start.encoded()
+            pointer = _put(instance, data)
+            argument = instance.call(BYTES_FROM, pointer, len(data))
+            instance.call(CALL_ONE, image.info.enter, argument or 0)
+            raise RuntimeError("the agent returned")  # it leaves by ending the process
+
+        return cold if image is None else warm
 
     def _machine(
         self,
@@ -234,26 +250,36 @@ class PythonRuntime:
         return f"{LIBRARY_FOLDER}/{self.artifacts.library_name}/matplotlib/mpl-data".encode()
 
 
-def _prepare(instance: Instance, imports: Sequence[str], *, report: bool) -> int | None:
-    """Start the interpreter and do the imports; when asked, report those that failed on stdout."""
+def _prepare(instance: Instance, imports: Sequence[str], *, settle: bool) -> int | None:
+    """Start the interpreter and do the imports; for an image, report on stdout what the host must know."""
     instance.call("_initialize")
-    return _turn(
+    prepared = _turn(
         instance,
         f"import sys; sys.path.insert(0, {GUEST_FOLDER!r})\n"
-        "import _sojourn_agent, json\n"
-        f"failed = _sojourn_agent.prepare({_COMMON!r}, {list(imports)!r})\n"
-        f"print({_MARK!r} + json.dumps(failed)) if {report} else None\n".encode(),
+        "import _sojourn_agent\n"
+        f"_sojourn_agent.prepare({_COMMON!r}, {list(imports)!r})\n".encode(),
+    )
+    if prepared or not settle:
+        return prepared
+    return _turn(
+        instance,
+        f"import _sojourn_agent, json\nprint({_MARK!r} + json.dumps(_sojourn_agent.settle()))\n".encode(),
     )
 
 
 def _turn(instance: Instance, source: bytes) -> int | None:
     """Run a piece of Python in the interpreter; its exit status."""
-    pointer = instance.call("host_alloc", len(source)) or 0
+    return instance.call("turn", _put(instance, source), len(source))
+
+
+def _put(instance: Instance, data: bytes) -> int:
+    """Where in the guest's memory ``data`` lies now."""
+    pointer = instance.call("host_alloc", max(1, len(data))) or 0
     memory = instance.refresh()
-    if not pointer or pointer + len(source) > len(memory):
+    if not pointer or pointer + len(data) > len(memory):
         raise MemoryError("the interpreter has no room for its first line")
-    memory[pointer : pointer + len(source)] = source
-    return instance.call("turn", pointer, len(source))
+    memory[pointer : pointer + len(data)] = data
+    return pointer
 
 
 def guest_modules() -> tuple[dict[str, bytes], str]:

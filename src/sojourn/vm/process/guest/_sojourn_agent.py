@@ -1,14 +1,21 @@
 """The guest half of the Python runtime. Runs inside the virtual machine, on its CPython 3.15.
 
-``prepare`` runs once, when an image is made: it imports what the image shall hold and notes which random
-generators were seeded from the system. ``start`` runs in every process that starts from the image:
-it makes the interpreter that process's own (fresh randomness, its clock, its identity, its environment),
-runs the program as ``python`` would have, ends it as ``python`` would have, and leaves with its exit status.
+``prepare`` runs once, when an image is made: it imports what the image shall hold, notes which random
+generators were seeded from the system, and does whatever a start would do the same every time. ``start`` runs
+in every process that starts from the image: it makes the interpreter that process's own (randomness, clock,
+identity, environment), runs the program as ``python`` would have, ends it as ``python`` would have, and leaves
+with its exit status.
 
 Between the two lies the copy of the whole memory. So nothing here may keep a number drawn or a time read in
 ``prepare`` where ``start`` could see it.
+
+What a start writes it pays for: the first write to a page copies the page. Hence three things in ``prepare``:
+``_rehearse`` lets the interpreter specialise the code that starts run; ``_lasting`` lists every object, so that
+the host can make them immortal, which the interpreter then never counts references of; and the states of
+random generators are found by the host, which fills them without any code running here.
 """
 
+import array
 import atexit
 import builtins
 import gc
@@ -21,6 +28,7 @@ import logging
 import os
 import random
 import runpy
+import secrets
 import sys
 import tempfile
 import threading
@@ -35,25 +43,77 @@ import _sojourn_adapt
 
 _HERE = __file__
 _BROKEN = 70
-_image = {"modules": frozenset(), "randoms": [], "bit_generators": []}
+_REHEARSALS = 20
+_TWISTER_WORDS = 624
+_image = {"modules": frozenset(), "slow": [], "count": 0, "lasting": [], "addresses": None}
+_identity = 1
 
 # ---------------------------------------------------------------------------- when the image is made
 
 
 def prepare(common, names):
-    """Import the modules ``common`` and ``names``; return those of ``names`` that could not be imported,
-    with the reason."""
-    seeded = set()
-    seed = random.Random.seed
+    """Import the modules ``common`` and ``names``, and tidy up after them."""
+    _image["failed"], seeded, drawn = _import_all(common, names)
+    _restore_quitters()
+    os.environ.clear()
+    sys.path[:] = [path for path in sys.path if path and path != os.path.dirname(_HERE)]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)
+    os.getpid = _getpid
+    _image["generators"] = _generators(seeded, drawn)
+    _image["modules"] = frozenset(sys.modules)
+    _image["count"] = len(sys.modules)
+    _forget()
+    gc.collect()
+
+
+def settle():
+    """Make what ``prepare`` left ready to be copied; return what the host must know of it.
+
+    ``failed``: the imports that could not be done, with the reason. ``enter``: the address of ``start``. ``twisters``: where the host finds states of random generators, to fill
+    them anew in every process (address, size, the words that are there now). ``lasting``: address and count of
+    the addresses of all objects.
+    """
+    generators = _image.pop("generators")
+    twisters = [item for item in generators if _is_twister(item)]
+    _image["slow"] = [item for item in generators if not _is_twister(item)]
+    _rehearse()
+    _forget()
+    gc.collect()
+    _image["lasting"] = _lasting()  # kept, so that no address is that of an object that has gone
+    _image["addresses"] = array.array("L", map(id, _image["lasting"]))
+    facts = {
+        "failed": _image.pop("failed"),
+        "enter": id(start),
+        "twisters": [_twister(item) for item in twisters],
+        "lasting": _image["addresses"].buffer_info(),
+    }
+    gc.freeze()  # what the image holds is never looked at again by the collector, so its pages stay shared
+    return facts
+
+
+def _import_all(common, names):
+    """Import; return what failed, the ids of the generators of ``random`` that somebody seeded, and the
+    numbers that numpy drew from the system to seed others."""
+    seeded, drawn = set(), set()
+    seed, randbits = random.Random.seed, secrets.randbits
 
     def watched(self, a=None, version=2):
         if a is not None:
             seeded.add(id(self))
+        else:
+            seeded.discard(id(self))
         return seed(self, a, version)
+
+    def drawing(count):
+        number = randbits(count)
+        drawn.add(number)
+        return number
 
     failed = {}
     _sojourn_adapt.install()
-    random.Random.seed = watched
+    random.Random.seed, secrets.randbits = watched, drawing
+    random.seed = random._inst.seed
     os.environ["MPLCONFIGDIR"] = "/tmp/matplotlib"  # read when matplotlib is imported, and kept by it
     try:
         for name in common:
@@ -64,46 +124,49 @@ def prepare(common, names):
             except BaseException as error:  # noqa: BLE001 - an import may raise anything
                 failed[name] = f"{type(error).__name__}: {error}"
     finally:
-        random.Random.seed = seed
+        random.Random.seed, secrets.randbits = seed, randbits
+        random.seed = random._inst.seed
         del os.environ["MPLCONFIGDIR"]
+        for module in list(sys.modules.values()):
+            if getattr(module, "randbits", None) is drawing:
+                module.randbits = randbits
     import sojourn_guest.serve  # noqa: F401 - so that functions pay for no import
 
-    _restore_quitters()
-    _image["randoms"] = [
-        found
-        for found in gc.get_objects()
-        if isinstance(found, random.Random)
-        and not isinstance(found, random.SystemRandom)
-        and id(found) not in seeded
+    return failed, seeded, drawn
+
+
+def _generators(seeded, drawn):
+    """The random generators whose seed came from the system: they need another one in every process."""
+    found = [
+        item
+        for item in gc.get_objects()
+        if isinstance(item, random.Random)
+        and not isinstance(item, random.SystemRandom)
+        and id(item) not in seeded
     ]
-    _image["bit_generators"] = _system_seeded_bit_generators()
-    sys.path.remove(os.path.dirname(_HERE))
-    sys.modules.pop("__main__", None)
-    main = sys.modules["__main__"] = types.ModuleType("__main__")
-    main.__builtins__ = builtins
-    linecache.clearcache()
-    importlib.invalidate_caches()
-    _image["modules"] = frozenset(sys.modules)
-    _image["count"] = len(sys.modules)
-    gc.collect()
-    gc.freeze()  # what the image holds is never looked at again by the collector, so its pages stay shared
-    return failed
-
-
-def _system_seeded_bit_generators():
-    """numpy's generators whose seed came from the system. A seed that a person wrote is a small number;
-    the system's is 128 bits."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is None:
-        return []
+        return found
+    # ``seed_seq`` is None once somebody has seeded a generator of the older interface.
+    bits = [item for item in gc.get_objects() if isinstance(item, numpy_random.BitGenerator)]
     own = numpy_random.mtrand._rand._bit_generator  # the one behind numpy.random.rand and its like
-    found = []
-    for item in gc.get_objects():
-        if isinstance(item, numpy_random.BitGenerator) and item is not own:
-            entropy = getattr(item.seed_seq, "entropy", None)
-            if isinstance(entropy, int) and entropy >= 1 << 64:
-                found.append(item)
-    return found
+    if own not in bits:
+        bits.append(own)
+    return found + [item for item in bits if getattr(item.seed_seq, "entropy", None) in drawn]
+
+
+def _is_twister(item):
+    """Whether the state of a generator is that of the Mersenne twister: numbers of which any will do."""
+    return isinstance(item, random.Random) or type(item).__name__ == "MT19937"
+
+
+def _twister(item):
+    """Where the object lies, its size, and the words of its state."""
+    if isinstance(item, random.Random):
+        random.Random.seed(item)  # forgets half a pair of normal numbers, too
+        words = super(random.Random, item).getstate()[:_TWISTER_WORDS]
+        return id(item), random.Random.__basicsize__, words
+    return id(item), type(item).__basicsize__, item.state["state"]["key"].tolist()
 
 
 def _restore_quitters():
@@ -114,52 +177,88 @@ def _restore_quitters():
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
 
 
+def _rehearse():
+    """Go the way of a start, so that the code on it is already specialised for what it meets."""
+    whole = {"identity": 1, "environment": {}, "argv": [""], "path_first": [], "path_last": []}
+    data = json.dumps({**whole, "kind": "code", "target": "import sys", "name": "<string>"}).encode()
+    arguments = list(sys.argv), list(sys.orig_argv)
+    for _ in range(_REHEARSALS):
+        _renew(1)
+        spec = json.loads(data)
+        _set_up(spec)
+        _run(spec)
+        _own_modules()
+        _flush()
+    sys.argv[:], sys.orig_argv[:] = arguments
+
+
+def _forget():
+    """Drop what the imports and the rehearsal left that is of one process only."""
+    tempfile._name_sequence = None
+    uuid._node = uuid._last_timestamp = uuid._last_timestamp_v6 = uuid._last_timestamp_v7 = None
+    uuid._last_counter_v7 = 0
+    _fresh_main()
+    linecache.clearcache()
+    importlib.invalidate_caches()
+
+
+def _lasting():
+    """Every object there is: those that the collector knows, and what they hold."""
+    seen = {}
+    todo = gc.get_objects()
+    while todo:
+        fresh = [item for item in todo if id(item) not in seen and not isinstance(item, types.FrameType)]
+        seen.update((id(item), item) for item in fresh)
+        todo = gc.get_referents(*fresh)
+        for item in fresh:
+            if isinstance(item, types.CodeType):  # whose parts the collector is not told of
+                todo += _parts(item)
+    return list(seen.values())
+
+
+def _parts(code):
+    parts = [code.co_consts, code.co_names, code.co_filename, code.co_name, code.co_qualname]
+    parts += [code.co_linetable, code.co_exceptiontable]
+    return [*parts, *code.co_consts, *code.co_names]
+
+
 # ------------------------------------------------------------------------------- when a process starts
 
 
+def _getpid():
+    """``os.getpid`` in a guest: the number that the host gave this process."""
+    return _identity
+
+
 def _renew(identity):
-    """Make the interpreter this process's own: randomness, clock, identity."""
-    for generator in _image["randoms"]:
-        generator.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.set_state(("MT19937", _random_words(624), 624))
-        for generator in _image["bit_generators"]:
-            generator.state = type(generator)().state
-    tempfile._name_sequence = None
-    uuid._node = uuid._last_timestamp = None
+    """Make the interpreter this process's own, as far as the host has not: clock, identity, and generators
+    whose state is not simply numbers."""
+    global _identity
+    _identity = identity
     logging._startTime = time.time_ns()
+    for generator in _image["slow"]:
+        generator.state = type(generator)().state
     process = sys.modules.get("multiprocessing.process")
     if process is not None:
         process.current_process()._config["authkey"] = process.AuthenticationString(os.urandom(32))
-    os.getpid = lambda: identity
-
-
-def _random_words(count):
-    """An array of words from the system: a state of the Mersenne twister, at a tenth of what seeding costs."""
-    import numpy
-
-    return numpy.frombuffer(os.urandom(4 * count), numpy.uint32)
 
 
 def _set_up(spec):
-    os.environ.clear()
-    os.environ.update(spec["environment"])
+    if spec["environment"]:
+        os.environ.update(spec["environment"])
+        if "PYTHONTZPATH" in spec["environment"]:
+            sys.modules["zoneinfo"].reset_tzpath()
     sys.argv[:] = spec["argv"]
     sys.orig_argv[:] = ["python", *spec["argv"]]
-    sys.path[:] = [*spec["path_first"], *(p for p in sys.path if p), *spec["path_last"]]
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)
-    if "zoneinfo" in sys.modules and "PYTHONTZPATH" in os.environ:
-        sys.modules["zoneinfo"].reset_tzpath()
+    sys.path[:] = [*spec["path_first"], *sys.path, *spec["path_last"]]
 
 
-def start(text):
-    """Run the program that ``text`` (JSON) describes; never returns, and never raises: a traceback from
-    here would show ``text``, and with it the environment."""
+def start(data):
+    """Run the program that ``data`` describes (JSON); never returns, and never raises: a
+    traceback from here would show the environment."""
     status = _BROKEN
     try:
-        spec = json.loads(text)
+        spec = json.loads(data)
         _renew(spec["identity"])
         _set_up(spec)
         status = _run(spec)
@@ -190,7 +289,7 @@ def _fresh_main():
 
 def _run_script(spec):
     path = spec["target"]
-    main = _fresh_main()
+    main = sys.modules["__main__"]
     with io.open_code(path) as file:
         source = file.read()
     code = compile(source, path, "exec", dont_inherit=True)
@@ -201,7 +300,7 @@ def _run_script(spec):
 
 
 def _run_code(spec):
-    main = _fresh_main()
+    main = sys.modules["__main__"]
     name, source = spec["name"], spec["target"]
     main.__loader__ = importlib.machinery.BuiltinImporter
     code = compile(source, name, "exec", dont_inherit=True)
@@ -210,18 +309,15 @@ def _run_code(spec):
 
 
 def _run_module(spec):
-    _fresh_main()
     runpy._run_module_as_main(spec["target"])
 
 
 def _run_directory(spec):
-    _fresh_main()
     sys.path.insert(0, spec["target"])
     runpy._run_module_as_main("__main__", alter_argv=False)
 
 
 def _run_serve(spec):
-    _fresh_main()
     from sojourn_guest import serve
 
     serve.serve(*spec["descriptors"])
