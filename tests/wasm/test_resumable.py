@@ -164,8 +164,8 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
         (func (export "f") (param i32) (result i32)
           (block $b (result i32)
             (br $b (call $g (local.get 0)))
-            (drop) (i32.add) (call $g) (drop) (loop (br 0)) (block (result i64) (unreachable)) (drop) (i32.const 1)
-            )
+            (drop) (i32.add) (call $g) (drop) (loop (br 0))
+            (block (result i64) (unreachable)) (drop) (i32.const 1))
           (if (result i32) (then (return (call $g (i32.const 3))) (call $g))
             (else (i32.const 4) (return) (drop))))""",
         [(0,), (1,)],
