@@ -92,6 +92,22 @@ class Conformance:
         assert bytes(file.pread(10, 0)) == b"\0\0\0x"
         file.close()
 
+    def test_writing_nothing_changes_nothing(self, root: Directory) -> None:
+        file = open_file(root, b"f", create=True)
+        file.pwrite(b"text", 0)
+        file.set_times(5, 6)
+        assert file.pwrite(b"", 1 << 62) == 0
+        assert file.append(b"") == 4
+        stat = file.stat()
+        assert (stat.size, stat.mtim) == (4, 6)
+        file.close()
+
+    def test_far_beyond_the_end_there_is_nothing(self, root: Directory) -> None:
+        file = open_file(root, b"f", create=True)
+        for offset in (1 << 62, (1 << 63) - 2, (1 << 63) - 1):
+            assert file.pread(100, offset) == b""
+        file.close()
+
     def test_append_goes_to_the_end_and_pwrite_to_its_place(self, root: Directory) -> None:
         first, second = open_file(root, b"f", create=True), open_file(root, b"f")
         assert first.append(b"ab") == 2
@@ -242,6 +258,16 @@ class Conformance:
         root.rename(b"d", root, b"e")  # replaces an empty one
         assert names(root) == [b"e", b"f"]
         inner.close()
+
+    def test_nothing_takes_the_place_of_what_it_lies_in(self, root: Directory) -> None:
+        root.mkdir(b"d")
+        below = enter(root, b"d")
+        below.mkdir(b"sub")
+        put(below, b"f")
+        for name in (b"f", b"sub"):
+            assert errno_of(below.rename, name, root, b"d") == Errno.ENOTEMPTY
+        assert names(below) == [b"f", b"sub"]
+        below.close()
 
     def test_times(self, root: Directory) -> None:
         put(root, b"f")

@@ -435,6 +435,18 @@ def test_a_file_grant_is_not_a_directory_grant(one_file: HostDirectory, granted:
 # what the host may run out of
 
 
+def test_writing_nothing_costs_nothing(granted: Path) -> None:
+    quota = ByteQuota("file_bytes", 1 << 20)
+    fs = HostFileSystem(str(granted), writable=True, device=1, quota=quota)
+    file = open_file(fs.root(), b"f", create=True)
+    used = quota.used
+    assert file.pwrite(b"", 1 << 40) == 0
+    assert file.append(b"") == 0
+    assert quota.used == used
+    file.close()
+    fs.close()
+
+
 def test_growth_is_charged_before_it_happens(granted: Path) -> None:
     fs = host(granted, quota=NAME_COST_BYTES + 1000)
     root = fs.root()

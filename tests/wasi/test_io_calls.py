@@ -64,6 +64,16 @@ def test_pread_and_pwrite_leave_the_offset() -> None:
     assert g.seek(fd, 0, 1) == 10
 
 
+def test_writing_nothing_leaves_the_offset_where_it_is() -> None:
+    g = Guest()
+    g.make_file("f", b"text")
+    for flags in (0, APPEND):
+        fd = g.open("f", flags=flags)
+        g.seek(fd, 2)
+        assert g.write(fd, b"") == 0
+        assert g.seek(fd, 0, 1) == 2
+
+
 def test_append_writes_at_the_end_and_moves_there() -> None:
     g = Guest()
     fd = g.open("f", oflags=1, flags=APPEND, rights=ALL_RIGHTS)

@@ -63,6 +63,7 @@ class HostFile:
     def pread(self, size: int, offset: int) -> bytes:
         if offset > OFFSET_MAX:
             raise WasiError(Errno.EINVAL)
+        size = min(size, OFFSET_MAX - offset)  # the host refuses to look past it
         if size > _READ_FREELY_BYTES:
             size = min(size, max(_READ_FREELY_BYTES, os.fstat(self._number).st_size - offset))
         return os.pread(self._number, size, offset)
@@ -70,6 +71,8 @@ class HostFile:
     @host_call
     def pwrite(self, data: bytes | memoryview, offset: int) -> int:
         self._need_write(offset + len(data))
+        if not data:
+            return 0  # wherever that is, the file does not grow
         self._append_mode(False)
         return self._grow(offset + len(data), lambda: os.pwrite(self._number, data, offset))
 
@@ -78,6 +81,8 @@ class HostFile:
         self._need_write(0)
         self._append_mode(True)
         end = os.fstat(self._number).st_size + len(data)
+        if not data:
+            return end
         self._grow(end, lambda: os.write(self._number, data))
         return os.lseek(self._number, 0, os.SEEK_CUR)
 

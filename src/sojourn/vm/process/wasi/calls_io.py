@@ -63,11 +63,13 @@ class IoCalls(Kernel):
 
     def _write_file(self, descriptor: Descriptor, data: memoryview) -> int:
         file = _file(descriptor)
+        size = len(data)
+        if not size:
+            return 0  # does not move to the end, either
         if descriptor.flags & _APPEND:
-            size = len(data)
             descriptor.offset = file.append(data)
         else:
-            if descriptor.offset + len(data) > OFFSET_MAX:
+            if descriptor.offset + size > OFFSET_MAX:
                 raise WasiError(Errno.EFBIG)
             size = file.pwrite(data, descriptor.offset)
             descriptor.offset += size

@@ -373,6 +373,8 @@ class MemoryDirectory(MemoryNode):
             return None if ino is None else inode
         old = self._fs.inodes[ino]
         if isinstance(old, DirectoryInode):
+            if self._is_inside(old):
+                raise WasiError(Errno.ENOTEMPTY)
             if not isinstance(inode, DirectoryInode):
                 raise WasiError(Errno.EISDIR)
             if old.names:
