@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 import xml.etree.ElementTree
 from math import floor as round_down
 from pathlib import Path
@@ -71,6 +72,71 @@ class Base:
 class Derived(Base):
     def name(self) -> str:
         return "derived of " + super().name()
+
+
+class Methods:
+    RATE = 3
+
+    @staticmethod
+    def static(x):
+        return x * RATE
+
+    @classmethod
+    def of_class(cls, x):
+        return x * cls.RATE
+
+    def plain(self, x):
+        return x
+
+    class Inner:
+        @staticmethod
+        def deep(x):
+            return -x
+
+
+class MoreMethods(Methods):
+    RATE = 4
+
+
+def removed_class() -> Any:
+    """A static method whose class no name leads to."""
+    method = Methods.Inner.deep
+    method = types.FunctionType(method.__code__, method.__globals__)
+    method.__qualname__ = "Gone.deep"
+    return method
+
+
+def captures_a_lock() -> Any:
+    lock = LOCK
+
+    def waits():
+        return lock.acquire()
+
+    return waits
+
+
+def captures_a_class() -> Any:
+    class Local:
+        pass
+
+    def makes():
+        return Local()
+
+    return makes
+
+
+@functools.singledispatch
+def kind_of(value):
+    return "any"
+
+
+@kind_of.register
+def _(value: int):
+    return "integer"
+
+
+def uses_dispatch():
+    return kind_of(1)
 
 
 ORIGIN = Point(1.0, ["o"])
@@ -401,6 +467,9 @@ REFUSED = [
     ),
     (uses_undeclared_inside, r"\(line {}\) imports hypothesis", 1),
     (uses_numbers, r"uses NUMBERS \(line {}\), a constant of 2,", 1),
+    (uses_dispatch, r"uses kind_of \(line {}\), whose implementations were registered", 1),
+    (captures_a_lock(), r"waits uses lock \(line {}\), which is a lock", 1),
+    (captures_a_class(), r"makes uses Local \(line {}\), a class whose source", 1),
     (uses_method, r"append \(line {}\), which is a method of a live object", 1),
 ]
 
@@ -415,12 +484,26 @@ def test_what_cannot_be_shipped_says_name_and_line(function: Any, words: str, of
     assert caught.value.hint
 
 
+METHODS = [
+    (Methods.static, (4,), 1.0),
+    (Methods.of_class, (4,), 12),
+    (MoreMethods.of_class, (4,), 16),
+    (Methods.Inner.deep, (4,), -4),
+    (Methods.plain, (None, 5), 5),
+]
+
+
+@pytest.mark.parametrize(("method", "args", "result"), METHODS, ids=lambda value: repr(value)[:40])
+def test_methods_travel_with_their_class(guest: Guest, method: Any, args: Any, result: Any) -> None:
+    assert guest.call(method, *args) == result
+
+
 KINDS = [
     (asynchronous, "asynchronous"),
     (generator, "generator"),
     (Derived().name, "method of a live object"),
     (LIVE.append, "method of a live object"),
-    (Derived.name, "is a method"),
+    (removed_class(), "is a method"),
     (5, "not a function"),
     (np.random.default_rng(1).normal, "method of a live object"),
 ]

@@ -123,3 +123,13 @@ def refusal(what: str, value: Any) -> FunctionError:
         f"{what}, which is a live {kind.__module__}.{kind.__qualname__} and cannot be shipped",
         "Make it inside the function, or pass plain values as arguments.",
     )
+
+
+def refuse_registered(value: Any, where: str) -> None:
+    """Refuse what ``functools.singledispatch`` made of several functions: no name leads to them."""
+    kinds = getattr(value, "registry", None)
+    if hasattr(value, "dispatch") and isinstance(kinds, types.MappingProxyType) and len(kinds) > 1:
+        raise FunctionError(
+            f"{where}, whose implementations were registered one by one and cannot be found from it",
+            "Put it into a module of its own and import that: modules are shipped whole.",
+        )

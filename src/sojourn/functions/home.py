@@ -23,7 +23,14 @@ from typing import Any
 from sojourn.model.errors import CodecError, FunctionError
 
 from .codec import Registry, encode
-from .constants import CARRIED_BYTES_MAX, LITERAL_CHARACTERS_MAX, NotLiteralError, literal, refusal
+from .constants import (
+    CARRIED_BYTES_MAX,
+    LITERAL_CHARACTERS_MAX,
+    NotLiteralError,
+    literal,
+    refusal,
+    refuse_registered,
+)
 from .modules import Modules, absolute_name, import_targets
 from .names import Uses, uses
 from .scopes import scope_pieces
@@ -133,12 +140,27 @@ class Home:
             return name
         around = inner.__qualname__.rpartition(".")[0]
         if around and not around.endswith(">"):
-            raise FunctionError(
-                f"{inner.__qualname__} is a method and cannot be shipped by itself",
-                "Ship a function that makes the object and calls the method.",
-            )
+            return self._place_method(target, inner)
         # A decorator's own function carries what it wraps; other wrappers (a cache) can be done without.
         return self.refer(target if isinstance(target, types.FunctionType) else inner)
+
+    def _place_method(self, target: Any, inner: types.FunctionType) -> str:
+        """A static or class method, or a plain one to be called with its object: its class is shipped."""
+        owner = getattr(target, "__self__", None)
+        path = f"{owner.__qualname__}.{inner.__name__}" if isinstance(owner, type) else inner.__qualname__
+        root, *parts = path.split(".")
+        found = self.namespace.get(root)
+        if isinstance(found, type):
+            name = self.refer(found)
+            method: Any = found
+            for part in parts:
+                method = getattr(method, part, None)
+            if inspect.unwrap(getattr(method, "__func__", method)) is inner:
+                return ".".join([name, *parts])
+        raise FunctionError(
+            f"{path} is a method and its class cannot be found in its module",
+            "Ship a function that makes the object and calls the method.",
+        )
 
     def _is_library(self, value: Any) -> bool:
         root = (getattr(value, "__module__", None) or "").partition(".")[0]
@@ -161,11 +183,15 @@ class Home:
                 return
             raise FunctionError(f"{where}, which does not exist", "Define or import it before this call.")
         value = unwrapped(self.namespace[name])
+        refuse_registered(value, where)
         self.bound[name] = value
         self._bind(name, value, where)
 
-    def refer(self, value: Any) -> str:
+    def refer(self, value: Any, where: str = "") -> str:
         """A name for a class, function or module in the home module.
+
+        Args:
+            where: who uses it, for the error.
 
         Raises:
             FunctionError: it cannot be shipped.
@@ -182,7 +208,7 @@ class Home:
         name = self._fresh(name)
         self._placed[id(value)] = name
         self.bound[name] = value
-        self._bind_value(name, value, f"the function uses {name}", None, None)
+        self._bind_value(name, value, where or f"the function uses {name}", None, None)
         return name
 
     def _fresh(self, name: str) -> str:
@@ -364,7 +390,11 @@ class Home:
             return None
 
     def _function(self, name: str, value: types.FunctionType, where: str) -> None:
-        source = self._source(value.__code__.co_filename)
+        try:
+            source = self._source(value.__code__.co_filename)
+        except FunctionError as error:
+            message = f"{value.__qualname__} (line {value.__code__.co_firstlineno}): {error.message}"
+            raise FunctionError(message, error.hint) from error
         node = function_node(value.__code__, source)
         self._placed[id(value)] = name
         if isinstance(node, ast.Lambda) and not value.__code__.co_freevars:
@@ -381,9 +411,9 @@ class Home:
         pieces, body = scope_pieces(name, value, source, self.variable, self._default_edits)
         self._add(Unit(name, source.name, pieces), body, where.partition(" uses ")[0], at_once=True)
 
-    def variable(self, name: str, value: Any) -> str:
+    def variable(self, name: str, value: Any, where: str) -> str:
         """The expression for a variable of an enclosing function."""
-        return self._expression(name, value, f"the function uses {name} of the function around it")
+        return self._expression(name, value, where)
 
     def _made_elsewhere(
         self, name: str, value: Any, where: str, source: SourceFile | None, statement: ast.stmt | None
@@ -436,7 +466,7 @@ class Home:
     def _expression(self, name: str, value: Any, where: str) -> str:
         value = unwrapped(value)
         try:
-            text = literal(value, self.refer)
+            text = literal(value, lambda part: self.refer(part, where))
             if len(text) <= LITERAL_CHARACTERS_MAX:
                 return text
         except NotLiteralError:

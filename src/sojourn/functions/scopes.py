@@ -15,6 +15,7 @@ The user's lines keep their indentation, because removing it would change string
 from __future__ import annotations
 
 import ast
+import dis
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from .sources import Definition, Edit, FunctionNode, Piece, SourceFile, definiti
 
 SCOPE_FUNCTIONS_MAX = 256
 
-Variable = Callable[[str, Any], str]
+Variable = Callable[[str, Any, str], str]
 Defaults = Callable[[FunctionNode, Any], list[Edit]]
 
 
@@ -35,6 +36,7 @@ class _Scope:
     """Functions that share variables, and those variables."""
 
     cells: dict[str, types.CellType] = field(default_factory=dict)
+    users: dict[str, types.FunctionType] = field(default_factory=dict)
     functions: dict[int, tuple[str, types.FunctionType]] = field(default_factory=dict)
 
     def add(self, name: str, function: types.FunctionType) -> None:
@@ -53,6 +55,7 @@ class _Scope:
                 f"{function.__qualname__} (line {line}) is a method that uses super()",
                 "Ship a function that makes the object and calls the method.",
             )
+        self.users.setdefault(variable, function)
         if self.cells.setdefault(variable, cell) is not cell:
             raise FunctionError(
                 f"{function.__qualname__} (line {line}) uses two different variables called {variable}",
@@ -80,7 +83,7 @@ def scope_pieces(
     """The text of a unit that binds ``name`` to a copy of ``function``, and its syntax.
 
     Args:
-        variable: gives the expression for an enclosing variable's value.
+        variable: gives the expression for an enclosing variable's value; it is told who uses it where.
         defaults: gives the edits for default values.
 
     Raises:
@@ -95,7 +98,9 @@ def scope_pieces(
     indent = min([text for text in indents if text], key=len, default="    ")
     own = {called for called, _, _ in made}
     variables = [
-        f"{key}={variable(key, cell.cell_contents)}" for key, cell in scope.cells.items() if key not in own
+        f"{key}={variable(key, cell.cell_contents, _user(scope.users[key], key))}"
+        for key, cell in scope.cells.items()
+        if key not in own
     ]
     maker = f"_scope_of_{name}"
     header = f"def {maker}({', '.join(variables)}):\n"
@@ -105,6 +110,17 @@ def scope_pieces(
     last = made[-1][2].end_lineno or 1
     pieces.append((last + 1, f"{indent}return {inner}\n{name} = {maker}()\n"))
     return pieces, _syntax(pieces, source)
+
+
+def _user(function: types.FunctionType, variable: str) -> str:
+    """Such as ``"scale uses factor (line 3)"``."""
+    code = function.__code__
+    found = (
+        step.positions.lineno
+        for step in dis.get_instructions(code)
+        if step.argval == variable and step.positions
+    )
+    return f"{function.__qualname__} uses {variable} (line {next(found, None) or code.co_firstlineno})"
 
 
 def _node(function: types.FunctionType, source: SourceFile) -> FunctionNode:

@@ -69,13 +69,13 @@ def ship(function: Callable[..., Any], available: frozenset[str], classes: Itera
     """
     target = unwrapped(function)
     _check_kind(target)
-    inner = inspect.unwrap(target)
+    inner = inspect.unwrap(target.__func__ if isinstance(target, types.MethodType) else target)
     home = Home(_namespace(inner), available)
     name = home.place_entry(target, inner)
     for cls in classes:
         home.refer(cls)
     home.settle_annotations()
-    module = ENTRY_MODULE if name in home.bound else "builtins"
+    module = ENTRY_MODULE if name.partition(".")[0] in home.bound else "builtins"
     entry = _whole_entry(home, inner) or f"{module}:{name}"
     return _shipped(home, entry)
 
@@ -91,7 +91,8 @@ def _namespace(inner: Any) -> dict[str, Any]:
 
 def _check_kind(target: Any) -> None:
     name = getattr(target, "__qualname__", None) or type(target).__qualname__
-    if isinstance(target, types.MethodType) or (
+    is_bound = isinstance(target, types.MethodType) and not isinstance(target.__self__, type)
+    if is_bound or (
         isinstance(target, types.BuiltinMethodType)
         and not isinstance(target.__self__, types.ModuleType | None)
     ):

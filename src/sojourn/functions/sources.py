@@ -73,9 +73,10 @@ def source_file(file_name: str, namespace: dict[str, Any] | None = None) -> Sour
     """
     lines = linecache.getlines(file_name, namespace) or _command_line(file_name)
     if not lines:
+        typed = "Python keeps what is typed from 3.13 on, IPython always. " if file_name == "<stdin>" else ""
         raise FunctionError(
             f"the source of {file_name} cannot be found, and functions travel as source",
-            "Put the function in a file and import or run that.",
+            f"{typed}Put the function in a file and import or run that.",
         )
     return _parsed(file_name, tuple(lines))
 
