@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import itertools
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, as_completed, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +37,63 @@ def fails(x):
 
 
 def spin():
+    while True:
+        pass
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def identity(value):
+    return value
+
+
+def loaded():
+    import sys
+
+    return "pandas" in sys.modules
+
+
+def leaves(status):
+    import os
+
+    os._exit(status)
+
+
+def exits(status):
+    raise SystemExit(status)
+
+
+def hoards():
+    held = []
+    while True:
+        held.append(bytearray(16 << 20))
+
+
+def recurses(depth):
+    return [recurses(depth)]
+
+
+def breaks_the_stream():
+    import os
+
+    for descriptor in range(3, 20):
+        try:
+            os.write(descriptor, b"not a message at all")
+        except OSError:
+            continue
+
+
+def holds(path):
+    """Begins, says so, and never ends."""
+    with open(path, "w"):
+        pass
     while True:
         pass
 
@@ -132,3 +193,148 @@ def test_leaving_with_an_error_cancels(runtime_home: Path) -> None:
         raise KeyError
     assert future.cancelled() or future.exception() is not None
     assert time.monotonic() - begun < 60
+
+
+def test_classes_that_only_the_arguments_are_of(client: sojourn.Client) -> None:
+    value = [Point(1), {"c": Colour.RED}]
+    assert client.submit(identity, value).result(60) == value
+    assert client.submit(lambda point: point.x + 1, Point(4)).result(60) == 5
+
+
+def test_the_image_has_the_packages_of_the_arguments(runtime_home: Path) -> None:
+    with sojourn.Client(runtime_home, sandboxes=1) as client:
+        assert client.submit(lambda frame: loaded(), pd.DataFrame({"a": [1]})).result(60) is True
+        assert client.submit(loaded).result(60) is False
+        make = client._pool._make
+        kinds: list[Any] = []
+        client._pool._make = lambda slot: kinds.append(slot.kind) or make(slot)  # type: ignore[func-returns-value]
+        assert client.submit(identity, pd.Series([1])).result(60).tolist() == [1]
+        assert [kind.imports for kind in kinds] == [("numpy", "pandas")]
+
+
+DEATHS = {
+    "os._exit": (leaves, (3,), sojourn.ProcessFailedError, "status 3"),
+    "sys.exit": (exits, (3,), sojourn.GuestError, "SystemExit"),
+    "memory": (hoards, (), (sojourn.GuestError, sojourn.ProcessFailedError), "(?i)memory"),
+    "recursion": (
+        recurses,
+        (1,),
+        (sojourn.GuestError, sojourn.ProcessFailedError),
+        "(?i)recursion|trap|stack",
+    ),
+    "nonsense in the stream": (breaks_the_stream, (), sojourn.SojournError, "not a Sojourn message"),
+}
+
+
+@pytest.mark.parametrize(("function", "args", "error", "words"), DEATHS.values(), ids=DEATHS)
+def test_a_guest_that_dies_fails_its_call_and_no_other(
+    client: sojourn.Client, function: Any, args: Any, error: Any, words: str
+) -> None:
+    def mixed(number):
+        return function(*args) if number == 5 else number
+
+    futures = [client.submit(mixed, number) for number in range(12)]
+    with pytest.raises(error, match=words):
+        futures[5].result(120)
+    others = [number for number in range(12) if number != 5]
+    assert [futures[number].result(120) for number in others] == others
+
+
+def test_waiting_for_cancelled_calls_ends(client: sojourn.Client) -> None:
+    futures = [client.submit(spin) for _ in range(3)] + [client.submit(scaled, 2)]
+    for future in futures[:3]:
+        assert future.cancel()
+    done, left = wait(futures, timeout=60)
+    assert (len(done), len(left)) == (4, 0)
+    assert set(as_completed(futures, timeout=60)) == set(futures)
+
+
+def test_a_cancelled_call_stops_its_guest(client: sojourn.Client, runtime_home: Path, tmp_path: Path) -> None:
+    grant = sojourn.DirectoryGrant(str(tmp_path), "/out", writable=True)
+    with sojourn.Client(runtime_home, sandboxes=1, grants=[grant]) as client:
+        running = client.submit(holds, "/out/begun")
+        queued = [client.submit(holds, f"/out/never-{number}") for number in range(3)]
+        until(lambda: (tmp_path / "begun").exists())
+        assert all(future.cancel() for future in [*queued, running])
+        assert client.submit(scaled, 1).result(60) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+
+
+def until(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < end
+        pause.wait(0.01)
+
+
+def test_map_takes_endless_input_and_closes_early(client: sojourn.Client) -> None:
+    taken = 0
+
+    def numbers() -> Iterator[int]:
+        nonlocal taken
+        for number in itertools.count():
+            taken += 1
+            yield number
+
+    results = client.map(scaled, numbers())
+    assert taken > 0, "the first calls are made at once"
+    assert [next(results) for _ in range(5)] == [0, 3, 6, 9, 12]
+    results.close()  # type: ignore[attr-defined]
+    assert taken <= 5 + 256
+    assert client.submit(scaled, 1).result(60) == 3
+
+
+def test_map_over_nothing_and_over_several(client: sojourn.Client) -> None:
+    assert list(client.map(scaled, [])) == []
+    assert list(client.map(scaled, [1, 2, 3], [10, 20])) == [10, 40]
+
+
+def test_map_refuses_at_once_and_fails_in_order(client: sojourn.Client) -> None:
+    lock = threading.Lock()
+    with pytest.raises(sojourn.FunctionError, match="lock"):
+        client.map(lambda x: lock.locked(), [1])
+    results = client.map(fails, [1, 2, 0, 4])
+    assert [next(results), next(results)] == [1, 0]
+    with pytest.raises(sojourn.GuestError, match="ZeroDivisionError"):
+        next(results)
+    with pytest.raises(TimeoutError):
+        list(client.map(lambda x: spin(), [1], timeout=0.2))
+
+
+def test_many_threads_submit_at_once(client: sojourn.Client) -> None:
+    results: dict[int, list[Any]] = {}
+
+    def use(thread: int) -> None:
+        results[thread] = [client.submit(scaled, thread, by=n).result(120) for n in range(20)]
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert results == {thread: [thread * n for n in range(20)] for thread in range(8)}
+
+
+def test_a_future_can_submit_the_next(client: sojourn.Client) -> None:
+    chain: list[Any] = []
+    all_done = threading.Event()
+
+    def then(future: Any) -> None:
+        chain.append(future.result())
+        if len(chain) == 5:
+            all_done.set()
+        else:
+            client.submit(scaled, future.result()).add_done_callback(then)
+
+    client.submit(scaled, 1).add_done_callback(then)
+    assert all_done.wait(60)
+    assert chain == [3, 9, 27, 81, 243]
+
+
+def test_a_closed_client_says_so(runtime_home: Path) -> None:
+    client = sojourn.Client(runtime_home)
+    client.close()
+    client.close()
+    with pytest.raises(sojourn.ProcessFailedError, match="closed"):
+        client.submit(scaled, 1)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sojourn.functions.codec import Registry, encode
 from sojourn.functions.protocol import Connection, Raised, Refused, Returned
 from sojourn.functions.ship import Shipped, ship
 from sojourn.functions.wire import Message, read_message
@@ -59,7 +60,8 @@ class Guest:
 
     def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         program = function if isinstance(function, Shipped) else ship(function, AVAILABLE)
-        number, messages = self.connection.call(program, args, kwargs)
+        value = encode([list(args), kwargs], Registry(program.classes))
+        number, messages = self.connection.call(program, value)
         for message in messages:
             self.send(message)
         event = None

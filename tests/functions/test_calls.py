@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sojourn.functions.codec import encode
 from sojourn.functions.protocol import REPLIES, TRANSITIONS, Closed, Connection, Raised, Refused, Returned
 from sojourn.functions.ship import ship
-from sojourn.functions.wire import Message
+from sojourn.functions.wire import Message, seal, unseal
 from sojourn.model.errors import CodecError, FunctionError, GuestError
 
 
@@ -120,7 +120,7 @@ def test_calls_can_be_sent_ahead(guest: Guest) -> None:
     program = ship(identity, AVAILABLE)
     numbers = []
     for value in range(20):
-        number, messages = guest.connection.call(program, [value], {})
+        number, messages = guest.connection.call(program, encode([[value], {}]))
         numbers.append(number)
         for message in messages:
             guest.send(message)
@@ -142,18 +142,21 @@ def test_an_unloaded_program_is_refused_by_the_guest(tmp_path: Path) -> None:
 
 
 BAD_REQUESTS = {
-    "nonsense": b"\xc1",
-    "another form": msgpack.packb({"a": 1}),
-    "unknown kind": msgpack.packb(["dance", 5, {}, b""]),
-    "no facts": msgpack.packb(["call", 5, {}, b""]),
-    "no manifest": msgpack.packb(["load", 5, {"digest": "d", "files": {}}, b""]),
+    "nothing": b"",
+    "nonsense": b"\xc1" * 20,
+    "not a request": seal("returned", 5).header,
+    "no facts": seal("call", 5).header,
+    "facts that are none": seal("call", 5, b"\xc1").header,
+    "facts cut off": seal("call", 5, b"abc").header[:-1],
+    "no manifest": seal("load", 5, msgpack.packb({"digest": "d", "files": {}})).header,
+    "no value": seal("call", 5, msgpack.packb({"digest": "d", "entry": "e:f"})).header,
 }
 
 
 @pytest.mark.parametrize("header", BAD_REQUESTS.values(), ids=BAD_REQUESTS)
 def test_a_bad_request_never_ends_the_loop(guest: Guest, header: bytes) -> None:
     guest.send(Message(header))
-    assert msgpack.unpackb(guest.reply().header)[0] == "refused"
+    assert unseal(guest.reply())[0] == "refused"
     assert guest.call(identity, 1) == 1
 
 
@@ -163,20 +166,19 @@ def test_exit_ends_the_loop(tmp_path: Path) -> None:
     assert guest.connection.receive(guest.reply()) == Closed()
     assert guest.connection.state == "closed"
     with pytest.raises(FunctionError, match="closed"):
-        guest.connection.call(ship(identity, AVAILABLE), [], {})
+        guest.connection.call(ship(identity, AVAILABLE), encode([[], {}]))
     guest.close()
 
 
 def reply(kind: str, number: int, facts: dict[str, Any], value: Message | None = None) -> Message:
-    inner = value or Message(b"")
-    return Message(msgpack.packb([kind, number, facts, inner.header]), inner.buffers)
+    return seal(kind, number, msgpack.packb(facts), value)
 
 
 def opened() -> tuple[Connection, int]:
     """A connection with one call open, its program loaded."""
     program = ship(identity, AVAILABLE)
     connection = Connection(loaded=[program.digest])
-    number, _ = connection.call(program, [1], {})
+    number, _ = connection.call(program, encode([[1], {}]))
     return connection, number
 
 

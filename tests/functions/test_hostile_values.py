@@ -18,7 +18,7 @@ import pytest
 
 from sojourn.functions import codec
 from sojourn.functions.codec import Registry, decode, encode
-from sojourn.functions.protocol import open_message
+from sojourn.functions.protocol import open_facts
 from sojourn.functions.wire import Message
 from sojourn.model.errors import CodecError
 
@@ -123,17 +123,13 @@ def test_half_a_million_records_are_below_the_limit(monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "header",
-    [
-        b"\x94\xa8returned\x01\x81\xa1a" + b"\x94\x90\x90\x90\x90" * 3,
-        packed(["returned", 1, {"a": {}}, b""]),
-        packed(["returned", 1, {"a": [[], []]}, b""]),
-        packed(["returned", 1, {}, [[], [], [], []]]),
-    ],
+    "facts",
+    [{"a": {}}, {"a": []}, {"a": [[], []]}, {"a": 1}, [], {str(n): "" for n in range(100)}, {1: "a"}, "text"],
+    ids=repr,
 )
-def test_the_envelope_holds_no_containers_within_containers(header: bytes) -> None:
+def test_facts_are_a_flat_map_of_a_few_texts(facts: Any) -> None:
     with pytest.raises(CodecError, match="not a message"):
-        open_message(Message(header))
+        open_facts(packed(facts))
 
 
 RANGE = {14: ["range", 0, 10**9, 1, None]}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from sojourn.functions.ship import Shipped
+from sojourn.functions.wire import Message
 from sojourn.model.errors import LimitError
 
 
@@ -40,31 +41,55 @@ class CallFuture(Future[Any]):
 
     def cancel(self) -> bool:
         """Take the call back: True unless it was done before. Its guest, if it has one, is ended."""
-        cancelled = super().cancel()
+        with self._settling:
+            if self.cancelled():
+                return True
+            cancelled = super().cancel()
+            if cancelled:  # tell those who wait in concurrent.futures.wait: nobody else ever would
+                self.set_running_or_notify_cancel()
         if cancelled:
             self._on_cancel()
         return cancelled
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> None:
         """Give the future its result or error; nothing happens when it has one, or is cancelled."""
-        with self._settling:
-            try:
-                if error is not None:
-                    self.set_exception(error)
-                else:
-                    self.set_result(value)
-            except (InvalidStateError, CancelledError):
-                return
+        try:
+            if error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(value)
+        except (InvalidStateError, CancelledError):
+            return
+
+
+class Kind(NamedTuple):
+    """Calls of one kind can be made in one sandbox, one after the other.
+
+    Attributes:
+        digest: of the program.
+        imports: modules that the sandbox's image holds.
+        fresh: not 0 for a call that shares its sandbox with no other.
+    """
+
+    digest: str
+    imports: tuple[str, ...]
+    fresh: int = 0
 
 
 @dataclass(eq=False)
 class Call:
-    """A call on its way. ``args`` and ``kwargs`` are dropped as soon as they are encoded."""
+    """A call on its way.
+
+    Attributes:
+        value: the encoded arguments, a copy of its own; taken out as they are sent.
+        deadline: when it must be done, on the monotonic clock.
+    """
 
     program: Shipped
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    kind: Kind
+    value: Message | None
+    size_bytes: int
     options: CallOptions
     future: CallFuture
     deadline: float | None = None
-    abandoned: bool = field(default=False)
+    submitted_s: float = 0.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,19 +11,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sojourn.functions.ship import Shipped, ship
-from sojourn.model.errors import LimitError
+from sojourn.model.errors import CodecError, LimitError
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.limits import Limits
 from sojourn.model.progress import Progress
 from sojourn.store.home import Home
 from sojourn.vm.process.monitor import ProcessMonitor, Service
 
-from .calls import Call, CallFuture, CallOptions
-from .pool import Pool
+from .calls import Call, CallFuture, CallOptions, Kind
+from .functions import Functions
+from .pool import Pool, Slot
 from .sandbox import Sandbox
 
-SHIPPED_MAX = 1000
 MAP_WINDOW = 256
 
 
@@ -59,81 +58,86 @@ class Client:
         self._environment = dict(environment or {})
         self._monitor = ProcessMonitor(self._home, progress=progress)
         self._pool = Pool(self._make, sandboxes or os.cpu_count() or 1)
-        self._shipped: dict[int, tuple[Callable[..., Any], Shipped]] = {}
-        self._lock = threading.Lock()
+        self._functions = Functions(lambda: self._monitor.python().artifacts.modules)
+        self._fresh = itertools.count(1)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> CallFuture:
-        """Call ``function`` in a sandbox; return a future at once.
+        """Call ``function`` in a sandbox; return a future at once. The arguments may be changed after that.
+
+        It waits while a great many calls, or a GiB of arguments, wait for a sandbox.
 
         Raises:
-            FunctionError: the function cannot be shipped.
+            FunctionError: the function, or the class of an argument, cannot be shipped.
 
         The future fails with ``GuestError`` when the function raises, ``CodecError`` when a value cannot
         cross, ``TimeoutError`` after the function's deadline, ``ProcessFailedError`` when its guest ends.
         """
         options = getattr(function, "options", None)
-        call = self._call(
+        return self._submit(
             function, options if isinstance(options, CallOptions) else CallOptions(), args, kwargs
         )
-        self._pool.submit(call)
-        return call.future
 
     def map(
         self, function: Callable[..., Any], /, *iterables: Iterable[Any], timeout: float | None = None
     ) -> Iterator[Any]:
         """Call ``function`` for each group of arguments; yield the results in order.
 
-        A window of calls is kept under way, so the iterables may be endless.
+        The first calls are made at once; a window of them is kept under way, so the iterables may be
+        endless. When the iterator is closed, or raises, the calls under way are cancelled.
 
         Args:
             timeout: seconds from now until the last result; then ``TimeoutError``.
+
+        Raises:
+            FunctionError: the function cannot be shipped.
         """
         end = None if timeout is None else time.monotonic() + timeout
+        results = self._map(function, iterables, end)
+        next(results)  # fills the window
+        return results
+
+    def _map(
+        self, function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], end: float | None
+    ) -> Iterator[Any]:
         under_way: deque[CallFuture] = deque()
+        groups = zip(*iterables, strict=False)
         try:
-            for args in zip(*iterables, strict=False):
-                under_way.append(self.submit(function, *args))
-                if len(under_way) >= MAP_WINDOW:
-                    yield _result(under_way.popleft(), end)
+            self._functions.ship(function)
+            under_way.extend(self.submit(function, *args) for args in itertools.islice(groups, MAP_WINDOW))
+            yield None
             while under_way:
-                yield _result(under_way.popleft(), end)
+                result = _result(
+                    under_way[0], end
+                )  # stays there until it is known, to be cancelled if it is not
+                under_way.popleft()
+                yield result
+                under_way.extend(self.submit(function, *args) for args in itertools.islice(groups, 1))
         finally:
             for future in under_way:
                 future.cancel()
 
-    def _call(
+    def _submit(
         self,
         function: Callable[..., Any],
         options: CallOptions,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Call:
+    ) -> CallFuture:
         future = CallFuture(lambda: self._pool.abandon(call, "its call was cancelled"))
+        try:
+            program, imports, value = self._functions.prepare(function, args, kwargs)
+        except CodecError as error:
+            future.settle(error=error)
+            return future
+        kind = Kind(program.digest, imports, next(self._fresh) if options.fresh else 0)
         deadline = None if options.deadline_s is None else time.monotonic() + options.deadline_s
-        call = Call(self._ship(function), args, kwargs, options, future, deadline)
-        return call
+        call = Call(program, kind, value, value.size_bytes, options, future, deadline)
+        self._pool.submit(call)
+        return future
 
-    def _ship(self, function: Callable[..., Any]) -> Shipped:
-        """The function as a program, remembered: a function that is called often is looked at once."""
-        with self._lock:
-            known = self._shipped.get(id(function))
-        if known is not None:
-            return known[1]
-        shipped = ship(function, self._monitor.python().artifacts.modules)
-        with self._lock:
-            if len(self._shipped) >= SHIPPED_MAX:
-                self._shipped.clear()
-            self._shipped[id(function)] = function, shipped  # holding it keeps its id its own
-        return shipped
-
-    def _make(
-        self,
-        call: Call,
-        answered: Callable[[Sandbox], None],
-        ended: Callable[[Sandbox, list[Call]], None],
-    ) -> Sandbox:
-        service = Service(call.program.imports, self._environment, self._grants, self._limits)
-        return Sandbox(self._monitor, service, answered, ended)
+    def _make(self, slot: Slot) -> Sandbox:
+        service = Service(slot.kind.imports, self._environment, self._grants, self._limits)
+        return Sandbox(self._monitor, service, slot)
 
     def close(self, *, cancel: bool = False) -> None:
         """Wait for what was submitted (or cancel it), and end all guests. Doing it twice does nothing."""

@@ -1,18 +1,20 @@
-"""Which sandbox gets which call: a pool that keeps sandboxes and hands calls to them.
+"""Which sandbox gets which call: a pool of sandboxes, which take their calls from it.
 
-Theory of operation. Calls wait in one queue. A call goes to an idle sandbox that has its function; else to a
-new one while there are fewer than ``sandboxes_max``; else an idle one of another function is let go for it;
-else it waits. A sandbox whose calls are short gets the next ones before it has answered, so that
-it never waits for us. A call that is cancelled or late ends its sandbox, for a guest cannot be
-interrupted in one call only; calls sent after it go back to the queue and are made elsewhere.
+Theory of operation. Calls wait in one queue for each *kind*: a function, and what its image must hold. A
+sandbox is of one kind. Whenever its guest reads the next request, it takes the oldest call of its kind;
+when there is none it idles, and the next ``submit`` wakes it. So a guest has one call at a time, never
+waits for us while there is work, and its end touches that one call only. A sandbox more is made while calls
+of a kind wait that nobody is about to take. When there are ``sandboxes_max``, one of another kind makes room:
+an idle one at once, a busy one between two calls after ``TURN_S``, so that no function keeps another from
+running. A call that wants a fresh sandbox is a kind of its own.
 
-One lock guards queue and sandboxes; no guest code, and nothing that waits, runs under it.
+A call that is cancelled or late ends its sandbox, because a guest cannot be interrupted in one call only.
+
+One lock guards queues and slots; no guest code, no future's callback and nothing that waits runs under it.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
 import time
 from collections import deque
@@ -20,48 +22,61 @@ from collections.abc import Callable
 
 from sojourn.model.errors import ProcessFailedError, SojournError
 
-from .calls import Call
+from .calls import Call, Kind
+from .deadlines import Deadlines
 from .sandbox import Sandbox
 
-AHEAD_MAX = 16  # so many calls are sent to a sandbox before it has answered, when they are short
-SHORT_S = 0.005
-QUEUE_MAX = 100_000
+TURN_S = 0.05
+QUEUE_CALLS_MAX = 100_000
+QUEUE_BYTES_MAX = 1 << 30
 _END_S = 5.0
 
-Make = Callable[[Call, Callable[[Sandbox], None], Callable[[Sandbox, list[Call]], None]], Sandbox]
 
+class Slot:
+    """What the pool knows of one sandbox; the sandbox asks it for calls, on its guest's thread."""
 
-class _Slot:
-    """What the pool knows of one sandbox."""
-
-    def __init__(self, program: str) -> None:
-        self.program = program
+    def __init__(self, pool: Pool, kind: Kind) -> None:
+        self.kind = kind
         self.sandbox: Sandbox | None = None  # None while it is being made
-        self.open: deque[Call] = deque()
-        self.once = False
-        self.call_s = 1.0  # a guess at what its next call takes, from those before
-        self.since = time.monotonic()
+        self.call: Call | None = None
+        self.idle_since_s: float | None = None
+        self.used = False
+        self.leaving = False
+        self.killed: str | None = None
+        self._pool = pool
 
-    def room(self) -> bool:
-        if self.sandbox is None or not self.sandbox.alive or self.once:
-            return False
-        return not self.open or (self.call_s < SHORT_S and len(self.open) < AHEAD_MAX)
+    def take(self) -> Call | None:
+        """The next call; None when there is none now: ``Sandbox.wake`` says when to ask again.
+
+        Raises:
+            EOFError: there will be none any more.
+        """
+        return self._pool.take(self)
+
+    def answered(self, worn: bool) -> None:
+        """The call is done. ``worn``: the sandbox should not take another."""
+        self._pool.answered(self, worn)
+
+    def ended(self, error: SojournError) -> None:
+        """The guest has ended; ``error`` is for the call that it had, if any."""
+        self._pool.ended(self, error)
 
 
 class Pool:
-    """Keeps at most ``sandboxes_max`` sandboxes. ``make`` starts one for a call's function."""
+    """Keeps at most ``sandboxes_max`` sandboxes. ``make`` starts one for a slot."""
 
-    def __init__(self, make: Make, sandboxes_max: int) -> None:
+    def __init__(self, make: Callable[[Slot], Sandbox], sandboxes_max: int) -> None:
         self._make = make
         self._sandboxes_max = sandboxes_max
-        self._lock = threading.Condition()
-        self._queue: deque[Call] = deque()
-        self._slots: dict[int, _Slot] = {}
-        self._serial = itertools.count()
-        self._deadlines: list[tuple[float, int, Call]] = []
+        self._lock = threading.Condition(threading.Lock())
         self._closed = False
-        self._watcher: threading.Thread | None = None
+        self._waiting: dict[Kind, deque[Call]] = {}  # in the order in which they began to wait
+        self._calls = 0
+        self._bytes = 0
+        self._slots: list[Slot] = []
+        self._gone: set[Slot] = set()  # without a place any more, and not ended yet
         self._makers: set[threading.Thread] = set()
+        self._deadlines = Deadlines(self._expire)
 
     def submit(self, call: Call) -> None:
         """Queue a call, waiting while the queue is full.
@@ -70,193 +85,200 @@ class Pool:
             ProcessFailedError: the pool is closed.
         """
         with self._lock:
-            while len(self._queue) >= QUEUE_MAX and not self._closed:
+            while self._is_full(call) and not self._closed:
                 self._lock.wait()
             if self._closed:
-                raise ProcessFailedError("the client is closed")
-            if call.deadline is not None:
-                heapq.heappush(self._deadlines, (call.deadline, next(self._serial), call))
-                self._watch()
-            self._queue.append(call)
-        self._dispatch()
+                raise ProcessFailedError("the client is closed: make a new one")
+            call.submitted_s = time.monotonic()
+            self._waiting.setdefault(call.kind, deque()).append(call)
+            self._calls += 1
+            self._bytes += call.size_bytes
+            if not self._wake_one(call.kind):
+                self._grow()
+        if call.deadline is not None:
+            self._deadlines.add(call)
+
+    def _is_full(self, call: Call) -> bool:
+        too_large = self._bytes > 0 and self._bytes + call.size_bytes > QUEUE_BYTES_MAX
+        return self._calls >= QUEUE_CALLS_MAX or too_large
+
+    def _wake_one(self, kind: Kind) -> bool:
+        for slot in self._slots:
+            if slot.idle_since_s is not None and slot.kind == kind:
+                self._wake(slot)
+                return True
+        return False
+
+    def _wake(self, slot: Slot) -> None:
+        slot.idle_since_s = None
+        if slot.sandbox is not None:  # otherwise it is woken as soon as it is made
+            slot.sandbox.wake()
+
+    def _unqueue(self, kind: Kind) -> Call | None:
+        """The oldest call of a kind that is still wanted."""
+        queue = self._waiting.get(kind)
+        found = None
+        while queue and found is None:
+            call = queue.popleft()
+            self._calls -= 1
+            self._bytes -= call.size_bytes
+            found = None if call.future.done() else call
+        if queue is not None:
+            self._lock.notify_all()
+            if not queue:
+                del self._waiting[kind]
+        return found
+
+    # what sandboxes ask and report
+
+    def take(self, slot: Slot) -> Call | None:
+        with self._lock:
+            if not slot.leaving and slot.used and self._must_make_room():
+                self._drop(slot)
+            call = None if slot.leaving else self._unqueue(slot.kind)
+            if call is None and not slot.leaving:
+                slot.idle_since_s = time.monotonic()
+                self._grow()
+            if slot.leaving:
+                self._grow()
+                raise EOFError
+            slot.call = call
+            slot.used = slot.used or call is not None
+            return call
+
+    def _must_make_room(self) -> bool:
+        """Whether a call of a kind that no sandbox serves has waited for long enough."""
+        kind = self._unserved() if len(self._slots) >= self._sandboxes_max else None
+        return kind is not None and time.monotonic() - self._waiting[kind][0].submitted_s > TURN_S
+
+    def _unserved(self) -> Kind | None:
+        served = {slot.kind for slot in self._slots}
+        return next((kind for kind in self._waiting if kind not in served), None)
+
+    def answered(self, slot: Slot, worn: bool) -> None:
+        with self._lock:
+            slot.call = None
+            if worn or slot.kind.fresh:
+                self._drop(slot)
+                self._grow()
+            self._lock.notify_all()
+
+    def ended(self, slot: Slot, error: SojournError) -> None:
+        with self._lock:
+            failed, slot.call = slot.call, None
+            # One that ends before its first call would do so again and again: somebody must hear of it.
+            if not slot.used and not slot.leaving:
+                failed = self._unqueue(slot.kind)
+            self._drop(slot)
+            self._gone.discard(slot)
+            self._grow()
+            self._lock.notify_all()
+        if failed is not None:
+            failed.future.settle(error=error)
+
+    def _drop(self, slot: Slot) -> None:
+        """Take a slot's place away. Its guest sees the end of its requests when it reads the next."""
+        if slot in self._slots:
+            self._slots.remove(slot)
+            self._gone.add(slot)
+        slot.leaving = True
+        if slot.idle_since_s is not None:
+            self._wake(slot)
+
+    # making sandboxes
+
+    def _grow(self) -> None:
+        """Make sandboxes for calls that nobody is about to take, as far as there is room."""
+        while not self._closed and (kind := self._short_of()) is not None:
+            if len(self._slots) >= self._sandboxes_max and not self._let_one_go():
+                return
+            slot = Slot(self, kind)
+            self._slots.append(slot)
+            maker = threading.Thread(target=self._start, args=(slot,), name="sojourn-start", daemon=True)
+            self._makers.add(maker)
+            maker.start()
+
+    def _short_of(self) -> Kind | None:
+        free: dict[Kind, int] = {}
+        for slot in self._slots:
+            free[slot.kind] = free.get(slot.kind, 0) + (slot.call is None)
+        return next((kind for kind, queue in self._waiting.items() if len(queue) > free.get(kind, 0)), None)
+
+    def _let_one_go(self) -> bool:
+        idle = [slot for slot in self._slots if slot.idle_since_s is not None]
+        if idle:
+            self._drop(min(idle, key=lambda slot: slot.idle_since_s or 0.0))
+        return bool(idle)
+
+    def _start(self, slot: Slot) -> None:
+        try:
+            sandbox = self._make(slot)
+        except SojournError as error:
+            self.ended(slot, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a call waits for this sandbox
+            self.ended(slot, ProcessFailedError(f"no sandbox could be made: {type(error).__name__}: {error}"))
+        else:
+            with self._lock:
+                slot.sandbox = sandbox
+                killed = slot.killed
+            sandbox.wake()
+            if killed is not None:
+                sandbox.kill(killed)
+        finally:
+            with self._lock:
+                self._makers.discard(threading.current_thread())
+
+    # ending calls early
 
     def abandon(self, call: Call, reason: str) -> None:
         """The call's result is not wanted any more: end the sandbox it runs in, if it does."""
         with self._lock:
-            call.abandoned = True
-            slot = next((s for s in self._slots.values() if call in s.open), None)
-            if slot is None or slot.sandbox is None:
-                return
-            if slot.open[0] is call:
-                behind = [other for other in slot.open if not other.abandoned]
-                slot.open.clear()
-                self._drop(slot)
-                self._queue.extendleft(reversed(behind))
-                slot.sandbox.forget()
-                slot.sandbox.kill(reason)
-        self._dispatch()
-
-    def _drop(self, slot: _Slot) -> None:
-        self._slots = {key: other for key, other in self._slots.items() if other is not slot}
-
-    # dispatching
-
-    def _dispatch(self) -> None:
-        """Send what can be sent, make what can be made."""
-        while True:
-            with self._lock:
-                picked = self._pick()
-            if picked is None:
-                return
-            slot, call = picked
-            if slot.sandbox is None:
-                maker = threading.Thread(
-                    target=self._start, args=(slot, call), name="sojourn-start", daemon=True
-                )
-                with self._lock:
-                    self._makers.add(maker)
-                maker.start()
-            elif not slot.sandbox.send(call):
-                self._again(slot, [call])
-
-    def _pick(self) -> tuple[_Slot, Call] | None:
-        """The next call and its slot, or None when all must wait. Takes the call out of the queue."""
-        while self._queue and self._queue[0].abandoned:
-            self._queue.popleft()
-        if not self._queue:
-            return None
-        call = self._queue[0]
-        slot = self._slot_for(call)
-        if slot is None:
-            return None
-        self._queue.popleft()
-        self._lock.notify_all()
-        if not slot.open:
-            slot.since = time.monotonic()
-        slot.open.append(call)
-        return slot, call
-
-    def _slot_for(self, call: Call) -> _Slot | None:
-        fits = [s for s in self._slots.values() if s.program == call.program.digest and s.room()]
-        if fits and not call.options.fresh:
-            return min(fits, key=lambda slot: len(slot.open))
-        if len(self._slots) >= self._sandboxes_max and not self._let_one_go():
-            return None
-        slot = _Slot(call.program.digest)
-        slot.once = call.options.fresh
-        self._slots[next(self._serial)] = slot
-        return slot
-
-    def _let_one_go(self) -> bool:
-        idle = [k for k, s in self._slots.items() if s.sandbox is not None and not s.open]
-        if not idle:
-            return False
-        slot = self._slots.pop(min(idle, key=lambda key: self._slots[key].since))
-        assert slot.sandbox is not None
-        slot.sandbox.close()
-        return True
-
-    def _start(self, slot: _Slot, call: Call) -> None:
-        try:
-            slot.sandbox = self._make(call, self._answered, self._ended)
-            if not slot.sandbox.send(call):
-                self._failed_at_once(slot, call)
-        except SojournError as error:
-            with self._lock:
-                self._drop(slot)
-            call.future.settle(error=error)
-        finally:
-            with self._lock:
-                self._makers.discard(threading.current_thread())
-        if slot.sandbox is not None and call.abandoned:
-            self.abandon(call, "its call was cancelled")
-        self._dispatch()
-
-    # what sandboxes report
-
-    def _answered(self, sandbox: Sandbox) -> None:
-        now = time.monotonic()
-        with self._lock:
-            slot = next((s for s in self._slots.values() if s.sandbox is sandbox), None)
-            if slot is not None and slot.open:
-                slot.open.popleft()
-                slot.call_s = (
-                    0.7 * slot.call_s + 0.3 * (now - slot.since) if slot.call_s < 1 else now - slot.since
-                )
-                slot.since = now
-                if slot.once or sandbox.worn():
-                    self._drop(slot)
-                    self._queue.extendleft(reversed(slot.open))
-                    sandbox.forget()
-                    sandbox.close()
-        self._dispatch()
-
-    def _ended(self, sandbox: Sandbox, waiting: list[Call]) -> None:
-        with self._lock:
-            self._slots = {k: s for k, s in self._slots.items() if s.sandbox is not sandbox}
-            self._queue.extendleft(reversed([call for call in waiting if not call.abandoned]))
+            slot = next((slot for slot in self._slots if slot.call is call), None)
+            if slot is None:
+                return  # when it still waits, it is passed over
+            slot.call = None
+            self._kill(slot, reason)
+            self._grow()
             self._lock.notify_all()
-        self._dispatch()
 
-    def _again(self, slot: _Slot, calls: list[Call]) -> None:
-        """Calls that a sandbox did not take any more go back to the head of the queue."""
-        with self._lock:
-            self._drop(slot)
-            self._queue.extendleft(reversed([call for call in calls if not call.abandoned]))
-        self._dispatch()
+    def _kill(self, slot: Slot, reason: str) -> None:
+        self._drop(slot)
+        slot.killed = reason
+        if slot.sandbox is not None:
+            slot.sandbox.kill(reason)
 
-    def _failed_at_once(self, slot: _Slot, call: Call) -> None:
-        """A sandbox that ends before its first call would do so again: the call fails."""
-        with self._lock:
-            self._drop(slot)
-        call.future.settle(error=ProcessFailedError("the function's process ended before the call began"))
-
-    # deadlines
-
-    def _watch(self) -> None:
-        if self._watcher is None:
-            self._watcher = threading.Thread(target=self._expire, name="sojourn-deadlines", daemon=True)
-            self._watcher.start()
-        self._lock.notify_all()
-
-    def _expire(self) -> None:
-        while True:
-            with self._lock:
-                if self._closed:
-                    return
-                now = time.monotonic()
-                if not self._deadlines or self._deadlines[0][0] > now:
-                    self._lock.wait(self._deadlines[0][0] - now if self._deadlines else None)
-                    continue
-                call = heapq.heappop(self._deadlines)[2]
-            if not call.future.done():
-                call.future.settle(error=TimeoutError(f"no result within {call.options.deadline_s:g} s"))
-                self.abandon(call, "its call took longer than its deadline")
+    def _expire(self, call: Call) -> None:
+        call.future.settle(error=TimeoutError(f"no result within {call.options.deadline_s:g} s"))
+        self.abandon(call, "its call took longer than its deadline")
 
     def close(self, *, cancel: bool) -> None:
-        """Finish what is queued (or cancel it), then end every sandbox."""
-        if not cancel:
-            with self._lock:
-                while self._queue or any(slot.open for slot in self._slots.values()):
-                    self._lock.wait(0.1)
+        """Finish what is queued (or cancel it), then end every sandbox. Doing it twice does nothing."""
         with self._lock:
+            if not cancel:
+                self._lock.wait_for(self._is_done)
             self._closed = True
-            queued, self._queue = list(self._queue), deque()
-            slots = list(self._slots.values())
-            makers = list(self._makers)
+            queued = [call for queue in self._waiting.values() for call in queue]
+            self._waiting.clear()
             self._lock.notify_all()
         for call in queued:
             call.future.cancel()
+        with self._lock:
+            for slot in list(self._slots):
+                if cancel:
+                    self._kill(slot, "the client was closed")
+                else:
+                    self._drop(slot)
+            left, makers = list(self._gone), list(self._makers)
+        self._join(left, makers)
+        self._deadlines.close()
+
+    def _is_done(self) -> bool:
+        return not self._waiting and all(slot.call is None for slot in self._slots)
+
+    def _join(self, slots: list[Slot], makers: list[threading.Thread]) -> None:
         for maker in makers:
             maker.join(_END_S)
-        for slot in slots:
-            if slot.sandbox is not None and cancel:
-                slot.sandbox.kill("the client was closed")
-            elif slot.sandbox is not None:
-                slot.sandbox.close()
         for slot in slots:
             if slot.sandbox is not None and not slot.sandbox.join(_END_S):
                 slot.sandbox.kill("the client was closed")
                 slot.sandbox.join(_END_S)
-        if self._watcher is not None:
-            self._watcher.join(_END_S)

@@ -1,110 +1,99 @@
 """A sandbox that serves functions: one guest, one stream of requests, one of replies.
 
-Requests are put into memory that the guest's reads are served from; replies are taken apart on the guest's
-own thread, inside its write, and settle their futures there. So a call costs no thread of its own.
+Both ends of the streams are memory of ours, and are served on the guest's own thread: its read takes the next
+call, its write settles the future. So a call costs no thread of its own, and the conversation needs no lock.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from sojourn.functions.assembler import Assembler
-from sojourn.functions.protocol import Closed, Connection, Raised, Refused, Returned
-from sojourn.model.errors import CodecError, ProcessFailedError
+from sojourn.functions.protocol import Connection, Event, Raised, Refused, Returned
+from sojourn.functions.wire import MESSAGE_BYTES_MAX, Message
+from sojourn.model.errors import CodecError, ProcessFailedError, SojournError
 from sojourn.model.states import Ending
-from sojourn.vm.process.monitor import ProcessMonitor, Service
-from sojourn.vm.process.streams import Feed, Given, Receiver, Streams
+from sojourn.vm.process.monitor import ProcessMonitor, RunningProcess, Service
+from sojourn.vm.process.streams import Given, Receiver, Streams
 
 from .calls import Call
 
+WORN_CHECK_S = 0.1
+
+
+class Source(Protocol):
+    """Where a sandbox's calls come from, and who is told of them; all on the guest's thread."""
+
+    def take(self) -> Call | None: ...
+    def answered(self, worn: bool) -> None: ...
+    def ended(self, error: SojournError) -> None: ...
+
 
 class Sandbox:
-    """Started at once; ``calls`` are those sent and not answered, in the order they were sent.
+    """Started at once; its guest then makes one call of ``source`` after the other."""
 
-    Args:
-        answered: called after each reply, on the guest's thread.
-        ended: called once, when the guest has ended, with the calls that were sent and never begun; the
-            one that was being executed has failed.
-    """
-
-    def __init__(
-        self,
-        monitor: ProcessMonitor,
-        service: Service,
-        answered: Callable[[Sandbox], None],
-        ended: Callable[[Sandbox, list[Call]], None],
-    ) -> None:
-        self.calls: dict[int, Call] = {}
-        self.alive = True
-        self._answered = answered
-        self._ended = ended
+    def __init__(self, monitor: ProcessMonitor, service: Service, source: Source) -> None:
+        self._source = source
         self._connection = Connection()
-        self._assembler = Assembler()
-        self._lock = threading.Lock()
+        # No value of the guest's can be larger than the guest.
+        self._assembler = Assembler(min(MESSAGE_BYTES_MAX, service.limits.memory_bytes))
+        self._call: Call | None = None
         self._fault: CodecError | None = None
-        self._requests = Feed()
+        self._limits = service.limits
+        self._worn_check_s = time.monotonic() + WORN_CHECK_S
         streams = Streams(
             Given(),
             Forwarded(sys.stdout),
             Forwarded(sys.stderr),
-            (self._requests, Receiver(self._take)),
+            (Requests(self._next), Receiver(self._take)),
         )
-        self._limits = service.limits
+        self._process: RunningProcess | None = None
         self._process = monitor.serve(service, streams, self._on_end)
-        self._requests.woken = self._process.wake
 
-    def send(self, call: Call) -> bool:
-        """Send a call's request, or settle the call when its arguments cannot be sent. False when the guest
-        has ended: the call must then be made elsewhere."""
-        try:
-            with self._lock:
-                if not self.alive:
-                    return False
-                number, messages = self._connection.call(call.program, call.args, call.kwargs)
-                # The caller may change its arrays as soon as it has the future: so they are copied here.
-                parts = [bytes(part) for message in messages for part in message.parts()]
-                self.calls[number] = call
-            self._requests.put(*parts)
-        except CodecError as error:
-            call.future.settle(error=error)
-            self._answered(self)
-        except BrokenPipeError:
-            return True  # the guest has just ended; _on_end has the call
-        return True
+    def _next(self) -> list[Message] | None:
+        """What to send for the next call; None when there is none now."""
+        call = self._source.take()
+        if call is None:
+            return None
+        self._call = call
+        value, call.value = call.value, None  # a copy of large arguments lives only until they are sent
+        assert value is not None
+        return self._connection.call(call.program, value)[1]
 
     def _take(self, data: memoryview) -> None:
+        if self._fault is not None:  # after nonsense nothing can be known to be a message
+            raise BrokenPipeError(str(self._fault))
         try:
             for message in self._assembler.feed(data):
-                with self._lock:
-                    event = self._connection.receive(message)
-                    call = (
-                        None if event is None or isinstance(event, Closed) else self.calls.pop(event.number)
-                    )
-                if isinstance(event, Returned) and call is not None:
-                    call.future.settle(event.value)
-                elif isinstance(event, Raised | Refused) and call is not None:
-                    call.future.settle(error=event.error)
-                if call is not None:
-                    self._answered(self)
+                event = self._connection.receive(message)
+                if event is not None:
+                    self._settle(event)
         except CodecError as error:
             self._fault = error
+            self.kill(f"it broke the protocol: {error.message}")
             raise BrokenPipeError(str(error)) from error
 
-    def _on_end(self, ending: Ending) -> None:
-        self._requests.close()
-        with self._lock:
-            self.alive = False
-            calls, self.calls = list(self.calls.values()), {}
-        for begun in calls[:1]:
-            begun.future.settle(error=self._fault or _failure(ending))
-        self._ended(self, calls[1:])
+    def _settle(self, event: Event) -> None:
+        call, self._call = self._call, None
+        if call is None:
+            return
+        # First the pool, then the caller: whose next call then finds this sandbox about to be free.
+        self._source.answered(self._is_worn())
+        if isinstance(event, Returned):
+            call.future.settle(event.value)
+        elif isinstance(event, Raised | Refused):
+            call.future.settle(error=event.error)
 
-    def worn(self) -> bool:
-        """Whether it has used so much of its limits that the next call should get a new one. Only on the
-        guest's thread."""
+    def _is_worn(self) -> bool:
+        """Whether it has used so much of its limits that the next call should get a new one."""
+        now = time.monotonic()
+        if now < self._worn_check_s or self._process is None:
+            return False
+        self._worn_check_s = now + WORN_CHECK_S
         usage, limits = self._process.usage(), self._limits
         return (
             usage.cpu_seconds > limits.cpu_seconds / 2
@@ -113,20 +102,48 @@ class Sandbox:
             or usage.host_calls > limits.host_calls / 2
         )
 
-    def forget(self) -> None:
-        """The open calls are somebody else's now."""
-        with self._lock:
-            self.calls = {}
+    def _on_end(self, ending: Ending) -> None:
+        self._source.ended(self._fault or _failure(ending))
+
+    def wake(self) -> None:
+        """``source`` may have a call, or its end: ask it again."""
+        if self._process is not None:
+            self._process.wake()
 
     def kill(self, reason: str) -> None:
-        self._process.kill(reason)
-
-    def close(self) -> None:
-        """Let the guest end by itself: it sees the end of its requests."""
-        self._requests.close()
+        if self._process is not None:  # None only while it is being made, when its guest has just begun
+            self._process.kill(reason)
 
     def join(self, timeout_s: float) -> bool:
-        return self._process.wait(timeout_s) is not None
+        return self._process is None or self._process.wait(timeout_s) is not None
+
+
+class Requests:
+    """The source that the guest reads its requests from: asks for more when all has been read."""
+
+    tty = False
+
+    def __init__(self, next_messages: Callable[[], list[Message] | None]) -> None:
+        self._next = next_messages
+        self._left: deque[memoryview] = deque()
+        self._at_end = False
+
+    def read_nowait(self, size: int) -> bytes | memoryview | None:
+        if not self._left and not self._at_end:
+            try:
+                messages = self._next()
+            except EOFError:
+                self._at_end = True
+            else:
+                if messages is None:
+                    return None
+                self._left.extend(memoryview(part) for message in messages for part in message.parts())
+        if not self._left:
+            return b""
+        first = self._left.popleft()
+        if len(first) > size:
+            self._left.appendleft(first[size:])
+        return first[:size]
 
 
 def _failure(ending: Ending) -> ProcessFailedError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from .wire import MESSAGE_BYTES_MAX, Message, allocate, parse_prelude, parse_table, prelude_view
+from .wire import MESSAGE_BYTES_MAX, PRELUDE, Message, allocate, parse_prelude, parse_table, prelude_view
 
 Steps = Generator[memoryview, None, Message]
 
@@ -24,6 +24,7 @@ class Assembler:
         self._bytes_max = bytes_max
         self._steps = _steps(bytes_max)
         self._room = next(self._steps)
+        self._at_start = True
 
     def feed(self, data: memoryview) -> list[Message]:
         """The messages that ``data`` completes.
@@ -33,6 +34,11 @@ class Assembler:
         """
         complete = []
         while len(data):
+            if self._at_start and (whole := _small(data)) is not None:
+                complete.append(whole[0])
+                data = data[whole[1] :]
+                continue
+            self._at_start = False
             size = min(len(self._room), len(data))
             self._room[:size] = data[:size]
             self._room, data = self._room[size:], data[size:]
@@ -43,7 +49,18 @@ class Assembler:
                     complete.append(end.value)
                     self._steps = _steps(self._bytes_max)
                     self._room = next(self._steps)
+                    self._at_start = True
         return complete
+
+
+def _small(data: memoryview) -> tuple[Message, int] | None:
+    """The message at the start of ``data`` and its size, if all of it is there and it has no buffers: the
+    common case, without the steps. None otherwise."""
+    if len(data) < PRELUDE.size:
+        return None
+    length, count = parse_prelude(data[: PRELUDE.size])
+    size = PRELUDE.size + length
+    return None if count or len(data) < size else (Message(bytes(data[PRELUDE.size : size])), size)
 
 
 def _steps(bytes_max: int) -> Steps:

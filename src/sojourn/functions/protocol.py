@@ -1,8 +1,8 @@
 """The host's half of a function call: values to requests, replies to events. No I/O.
 
-Theory of operation. One guest serves one stream of messages, in order. A message's header is a
-msgpack list ``[kind, number, facts, value]``: ``facts`` is a small map, ``value`` the header of an
-encoded value (``codec``), whose buffers are the message's. ``number`` ties a reply to its request.
+Theory of operation. One guest serves one stream of messages, in order. A message has a kind, a number that
+ties a reply to its request, facts (a small msgpack map, or nothing), and the header of an encoded value
+(``codec``), whose buffers are the message's; ``wire`` has the form.
 
 ======== =============================== ==========================================
 request  facts                           reply
@@ -24,17 +24,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
 
 from sojourn.model.errors import CodecError, FunctionError, GuestError
 
-from .codec import Registry, decode, encode
-from .wire import Message
+from .codec import Registry, decode
+from .wire import Message, seal, unseal
 
 TEXT_CHARACTERS_MAX = 1 << 20
+FACTS_MAX = 8
 
 TRANSITIONS: dict[str, dict[str, str]] = {
     "open": {"load": "open", "call": "open", "exit": "closing", "reply": "open", "fault": "closed"},
@@ -100,8 +101,7 @@ Event = Returned | Raised | Refused | Closed
 class _Open:
     kind: str
     number: int
-    digest: str = ""
-    registry: Registry = field(default_factory=Registry)
+    digest: str
 
 
 class Connection:
@@ -116,38 +116,41 @@ class Connection:
         self._loaded = set(loaded)
         self._open: deque[_Open] = deque()
         self._next_number = 1
+        self._facts: dict[str, bytes] = {}
+        self._registries: dict[str, Registry] = {}
 
     @property
     def waiting(self) -> int:
         """How many calls have no reply yet."""
         return sum(request.kind == "call" for request in self._open)
 
-    def call(
-        self, program: Program, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[int, list[Message]]:
-        """The number of a call, and the messages to write for it (its arrays are not copied).
+    def call(self, program: Program, value: Message) -> tuple[int, list[Message]]:
+        """The number of a call, and the messages to write for it.
 
-        Raises:
-            CodecError: an argument cannot cross; nothing has changed then.
+        Args:
+            value: ``[arguments, named arguments]``, encoded with the program's classes.
         """
         self._check("call")
-        registry = Registry(program.classes)
-        value = encode([tuple(args), dict(kwargs)], registry)
         messages = [] if program.digest in self._loaded else [self._load(program)]
-        facts = {"digest": program.digest, "entry": program.entry}
-        number = self._request("call", program.digest, registry)
-        return number, [*messages, _message("call", number, facts, value)]
+        facts = self._facts.get(program.digest)
+        if facts is None:
+            facts = _packed({"digest": program.digest, "entry": program.entry})
+            self._facts[program.digest] = facts
+            self._registries[program.digest] = Registry(program.classes)
+        number = self._request("call", program.digest)
+        messages.append(seal("call", number, facts, value))
+        return number, messages
 
     def _load(self, program: Program) -> Message:
         self._step("load")
-        number = self._request("load", program.digest, Registry())
+        number = self._request("load", program.digest)
         self._loaded.add(program.digest)
-        return _message("load", number, {"digest": program.digest, "files": dict(program.files)})
+        return seal("load", number, _packed({"digest": program.digest, "files": dict(program.files)}))
 
     def exit(self) -> Message:
         """The message that ends the guest's loop once it has answered everything before."""
         self._step("exit")
-        return _message("exit", self._request("exit", "", Registry()), {})
+        return seal("exit", self._request("exit", ""))
 
     def receive(self, message: Message) -> Event | None:
         """What a reply means; None when it is no news to the caller.
@@ -162,7 +165,7 @@ class Connection:
             raise
 
     def _receive(self, message: Message) -> Event | None:
-        kind, number, facts, value = open_message(message)
+        kind, number, facts, value = unseal(message)
         if not self._open or self._open[0].number != number or kind not in REPLIES[self._open[0].kind]:
             raise CodecError(f"the guest sent {kind!r} for request {number}, which was not expected")
         self._step("bye" if kind == "bye" else "reply")
@@ -171,11 +174,11 @@ class Connection:
             case "bye":
                 return Closed()
             case "raised":
-                return Raised(number, _guest_error(facts))
+                return Raised(number, _guest_error(open_facts(facts)))
             case "refused":
-                return self._refused(request, facts)
+                return self._refused(request, open_facts(facts))
             case "returned":
-                return _returned(request, value, message.buffers)
+                return self._returned(request, value, message.buffers)
         return None
 
     def _refused(self, request: _Open, facts: Mapping[str, Any]) -> Event | None:
@@ -185,10 +188,16 @@ class Connection:
             return None
         return Refused(request.number, CodecError(_text(facts, "message"), _text(facts, "hint")))
 
-    def _request(self, kind: str, digest: str, registry: Registry) -> int:
+    def _returned(self, request: _Open, value: bytes, buffers: list[memoryview]) -> Event:
+        try:
+            return Returned(request.number, decode(value, buffers, self._registries[request.digest]))
+        except CodecError as error:
+            return Refused(request.number, error)
+
+    def _request(self, kind: str, digest: str) -> int:
         number = self._next_number
         self._next_number += 1
-        self._open.append(_Open(kind, number, digest, registry))
+        self._open.append(_Open(kind, number, digest))
         return number
 
     def _check(self, event: str) -> None:
@@ -198,13 +207,6 @@ class Connection:
     def _step(self, event: str) -> None:
         self._check(event)
         self.state = TRANSITIONS[self.state][event]
-
-
-def _returned(request: _Open, value: bytes, buffers: list[memoryview]) -> Event:
-    try:
-        return Returned(request.number, decode(value, buffers, request.registry))
-    except CodecError as error:
-        return Refused(request.number, error)
 
 
 def _guest_error(facts: Mapping[str, Any]) -> GuestError:
@@ -218,47 +220,33 @@ def _text(facts: Mapping[str, Any], name: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _message(kind: str, number: int, facts: Mapping[str, Any], value: Message | None = None) -> Message:
-    inner = value or Message(b"")
-    header = msgpack.packb([kind, number, facts, inner.header], use_bin_type=True)
-    return Message(header, inner.buffers)
+def _packed(facts: Mapping[str, Any]) -> bytes:
+    return bytes(msgpack.packb(facts, use_bin_type=True))
 
 
-def open_message(message: Message) -> tuple[str, int, dict[str, Any], bytes]:
-    """The kind, number, facts and value header of a message.
+def open_facts(data: bytes) -> dict[str, str]:
+    """The facts of a reply: a flat map of texts.
 
     Raises:
-        CodecError: it has another form.
+        CodecError: something else.
     """
-    seen: list[Any] = []
 
-    def flat(container: Any) -> Any:
-        """One list that holds one map, and nothing below: or a short header could become many objects."""
-        seen.append(None)
-        if len(seen) > (2 if isinstance(container, list) else 1):
-            raise ValueError("lists or maps inside one another")
-        return container
+    def flat(pairs: list[tuple[Any, Any]]) -> dict[str, str]:
+        if not all(type(part) is str for pair in pairs for part in pair):
+            raise ValueError("facts that are no texts")
+        return dict(pairs)
 
     try:
-        parts = msgpack.unpackb(
-            message.header,
+        facts = msgpack.unpackb(
+            data,
             raw=False,
             unicode_errors="surrogatepass",
-            list_hook=flat,
-            object_hook=flat,
-            max_array_len=4,
-            max_map_len=64,
+            object_pairs_hook=flat,
+            max_array_len=0,
+            max_map_len=FACTS_MAX,
         )
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-        MemoryError,
-        msgpack.UnpackException,
-    ) as error:
+    except (ValueError, TypeError, OverflowError, MemoryError, msgpack.UnpackException) as error:
         raise CodecError(f"not a message: {error}") from error
-    match parts:
-        case [str() as kind, int() as number, dict() as facts, bytes() as value]:
-            return kind, number, facts, value
-    raise CodecError("not a message: its parts are not those of one")
+    if type(facts) is not dict:
+        raise CodecError("not a message: facts that are none")
+    return facts

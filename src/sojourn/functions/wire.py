@@ -9,6 +9,9 @@ On the wire, little-endian::
     magic "SJV1" | u32 header length | u32 buffer count | u32 zero | u64 length of each buffer
     header | buffer | buffer | …
 
+Between a client and a guest the header is an envelope: u8 kind (an index of ``KINDS``) | u64 number |
+u32 length of the facts | facts | the header of a value. So plain, because a guest opens one for each call.
+
 Invariants: every length is checked against the reader's bounds before anything is allocated for it;
 a buffer is allocated once, and memory a peer only *claims* is never touched.
 """
@@ -35,6 +38,8 @@ except ImportError:  # inside the guest there is no sojourn
 
 
 MAGIC = b"SJV1"
+KINDS = ("load", "call", "exit", "loaded", "returned", "raised", "refused", "bye")
+ENVELOPE = struct.Struct("<BQI")
 PRELUDE = struct.Struct("<4sIII")
 HEADER_BYTES_MAX = 64 << 20
 BUFFERS_MAX = 1 << 16
@@ -95,6 +100,28 @@ def _check_lengths(lengths: list[int], bytes_max: int) -> None:
         )
 
 
+def seal(kind: str, number: int, facts: bytes = b"", value: Message | None = None) -> Message:
+    """An envelope around a value, whose buffers become the message's."""
+    envelope = ENVELOPE.pack(KINDS.index(kind), number, len(facts)) + facts
+    return Message(envelope) if value is None else Message(envelope + value.header, value.buffers)
+
+
+def unseal(message: Message) -> tuple[str, int, bytes, bytes]:
+    """The kind, number, facts and value header of a message.
+
+    Raises:
+        CodecError: it has another form.
+    """
+    header = message.header
+    if len(header) < ENVELOPE.size:
+        raise CodecError("not a message: it is too short")
+    kind, number, facts_length = ENVELOPE.unpack_from(header)
+    end = ENVELOPE.size + facts_length
+    if kind >= len(KINDS) or end > len(header):
+        raise CodecError("not a message: its parts are not those of one")
+    return KINDS[kind], number, header[ENVELOPE.size : end], header[end:]
+
+
 def read_message(readinto: ReadInto, bytes_max: int = MESSAGE_BYTES_MAX) -> Message | None:
     """Read one message; None at a clean end of the stream.
 
@@ -110,7 +137,7 @@ def read_message(readinto: ReadInto, bytes_max: int = MESSAGE_BYTES_MAX) -> Mess
     if not _fill(readinto, prelude, end_allowed=True):
         return None
     header_length, count = parse_prelude(prelude)
-    lengths = parse_table(_read(readinto, 8 * count), bytes_max)
+    lengths = parse_table(_read(readinto, 8 * count), bytes_max) if count else []
     header = bytes(_read(readinto, header_length))
     return Message(header, [_read(readinto, length) for length in lengths])
 

@@ -19,16 +19,15 @@ import json
 import linecache
 import sys
 import traceback
-from types import MappingProxyType
 
 import msgpack
 
 from . import codec
-from .wire import CodecError, Message, read_message
+from .wire import CodecError, read_message, seal, unseal
 
 MANIFEST = "sojourn-program.json"
 TEXT_CHARACTERS_MAX = 200_000
-_NO_FILES = MappingProxyType({})
+REQUEST_BYTES = 65_536
 
 
 class Program:
@@ -45,7 +44,8 @@ class Program:
     def find(self, entry):
         """The object that ``entry`` (``"module:qualname"``) names."""
         name, _, path = entry.partition(":")
-        __import__(name)
+        if name not in sys.modules:
+            __import__(name)
         found = sys.modules[name]
         for part in path.split("."):
             found = getattr(found, part)
@@ -156,6 +156,7 @@ class Server:
 
     def __init__(self):
         self.programs = Programs()
+        self._facts = {}
         sys.meta_path.insert(0, self.programs)
 
     def close(self):
@@ -166,22 +167,30 @@ class Server:
         """The reply to a request, as a message, and whether to go on."""
         number = 0
         try:
-            kind, number, facts, value = _open(message)
-            if kind == "exit":
-                return _reply("bye", number), False
-            if kind == "load":
-                self.programs.load(facts["digest"], facts["files"])
-                return _reply("loaded", number), True
+            kind, number, facts, value = unseal(message)
             if kind == "call":
-                return self._call(number, facts, value, message.buffers), True
-            return _refusal(number, f"unknown request {kind!r}", ""), True
+                return self._call(number, self._place(facts), value, message.buffers), True
+            if kind == "load":
+                self.programs.load(**msgpack.unpackb(facts, raw=False))
+                return seal("loaded", number), True
+            if kind == "exit":
+                return seal("bye", number), False
+            return _refusal(number, f"not a request: {kind}", ""), True
         except CodecError as error:
             return _refusal(number, error.message, error.hint), True
         except (KeyError, TypeError, ValueError) as error:
             return _refusal(number, f"a request that cannot be read: {error!r}", ""), True
 
-    def _call(self, number, facts, value, buffers):
-        digest, entry = facts["digest"], facts["entry"]
+    def _place(self, facts):
+        """Digest and entry: the same bytes for each call of a function, so they are read once."""
+        place = self._facts.get(facts)
+        if place is None:
+            opened = msgpack.unpackb(facts, raw=False)
+            place = self._facts[facts] = opened["digest"], opened["entry"]
+        return place
+
+    def _call(self, number, place, value, buffers):
+        digest, entry = place
         try:
             program = self.programs.enter(digest)
             function = program.find(entry)
@@ -194,23 +203,11 @@ class Server:
             return _raised(number, error)
         finally:
             _flush()
-        return _reply("returned", number, value=returned)
-
-
-def _open(message):
-    parts = msgpack.unpackb(message.header, raw=False)
-    kind, number, facts, value = parts
-    return kind, number, facts, value
-
-
-def _reply(kind, number, facts=_NO_FILES, value=None):
-    inner = value or Message(b"")
-    header = msgpack.packb([kind, number, dict(facts), inner.header], use_bin_type=True, unicode_errors="surrogatepass")
-    return Message(header, inner.buffers)
+        return seal("returned", number, value=returned)
 
 
 def _refusal(number, message, hint):
-    return _reply("refused", number, {"message": _short(message), "hint": _short(hint)})
+    return seal("refused", number, msgpack.packb({"message": _short(message), "hint": _short(hint)}))
 
 
 def _raised(number, error):
@@ -219,7 +216,7 @@ def _raised(number, error):
     except Exception:
         message = "(its text could not be made)"
     facts = {"type": type(error).__name__, "message": _short(message), "traceback": _short(_traceback(error))}
-    return _reply("raised", number, facts)
+    return seal("raised", number, msgpack.packb(facts))
 
 
 def _traceback(error):
@@ -269,7 +266,7 @@ def serve(fd_in, fd_out):
     Raises:
         CodecError: the stream carries something else than messages, or ends within one.
     """
-    requests = io.FileIO(fd_in, "rb", closefd=False)
+    requests = io.BufferedReader(io.FileIO(fd_in, "rb", closefd=False), REQUEST_BYTES)
     replies = io.FileIO(fd_out, "wb", closefd=False)
     server = Server()
     try:
@@ -287,5 +284,5 @@ def _sendable(reply):
     try:
         reply.parts()
     except CodecError as error:
-        return _refusal(_open(reply)[1], error.message, error.hint)
+        return _refusal(unseal(reply)[1], error.message, error.hint)
     return reply
