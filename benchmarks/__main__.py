@@ -22,6 +22,7 @@ from sojourn.model.progress import Silent
 from sojourn.store.home import Home
 from sojourn.vm.process.compiled import CompiledModules
 from sojourn.vm.process.engine import THREAD_STACK_BYTES, WASI_MODULE, Instance, compile_module
+from sojourn.vm.process.preparing import prepare
 from sojourn.vm.process.runtime import PythonRuntime, PythonStart
 from sojourn.vm.process.streams import Collected, Given, Streams
 
@@ -155,7 +156,7 @@ def host_calls(rounds: int) -> Table:
 
     def ours() -> float:
         functions = {(WASI_MODULE, "clock_time_get"): lambda _clock, _precision, _result: 0}
-        instance = Instance(compile_module(code), functions, lambda: None, 1 << 20, 1 << 40)
+        instance = Instance(compile_module(prepare(code)), functions, lambda: None, 1 << 20, 1 << 40)
         taken = timed(lambda: instance.call("run", count))
         instance.close()
         return taken * 1e3 / count

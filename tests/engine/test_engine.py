@@ -12,8 +12,9 @@ import pytest
 
 from sojourn.model.errors import ModuleError
 from sojourn.vm.process import engine
+from sojourn.vm.process.preparing import prepare
 from sojourn.vm.process.wasi.outside import LimitReached
-from sojourn.wasm import DENIED, instrument
+from sojourn.wasm import DENIED
 
 from ..wat import wat
 
@@ -39,7 +40,7 @@ MODULE = """(module
 
 @pytest.fixture(scope="module")
 def module() -> engine.CompiledModule:
-    return engine.compile_module(instrument(wat(MODULE)).code)
+    return engine.compile_module(prepare(wat(MODULE)))
 
 
 @contextmanager
@@ -181,22 +182,22 @@ def test_an_image_above_the_limit_is_refused(module: engine.CompiledModule, tmp_
 
 
 def test_initial_memory_above_the_limit(module: engine.CompiledModule) -> None:
-    with pytest.raises(MemoryError, match="exceeds memory limits"), instance(module, memory=1000):
+    with pytest.raises(MemoryError, match="begins with"), instance(module, memory=1000):
         pass
 
 
 def test_code_goes_to_a_file_and_back(module: engine.CompiledModule, tmp_path: Path) -> None:
     path = tmp_path / "code"
     path.write_bytes(module.serialize())
-    with instance(engine.load_module(str(path)), clock_time_get=lambda *_: 1) as made:
+    with instance(engine.load_module(str(path), module.facts), clock_time_get=lambda *_: 1) as made:
         assert made.call("clock") == 1
 
 
-def test_code_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_code_of_something_else_is_refused(module: engine.CompiledModule, tmp_path: Path) -> None:
     path = tmp_path / "code"
     path.write_bytes(b"not compiled code" * 100)
     with pytest.raises(ValueError):
-        engine.load_module(str(path))
+        engine.load_module(str(path), module.facts)
 
 
 @pytest.mark.parametrize(
@@ -209,14 +210,14 @@ def test_code_of_something_else_is_refused(tmp_path: Path) -> None:
 )
 def test_an_import_that_does_not_exist_is_named(text: str, words: str) -> None:
     with pytest.raises(ModuleError, match=words):
-        engine.compile_module(wat(text))
+        engine.compile_module(prepare(wat(text)))
 
 
 def test_an_invalid_module_is_refused() -> None:
     bad = bytearray(wat("(module (func (result i32) (i32.const 1)))"))
     bad[bad.index(0x41)] = 0x42
     with pytest.raises(ModuleError, match="type mismatch"):
-        engine.compile_module(bytes(bad))
+        engine.check_valid(bytes(bad))
 
 
 def test_instances_on_many_threads_do_not_meet(module: engine.CompiledModule) -> None:
@@ -243,13 +244,13 @@ HOARD = f"""(module {NODE} (global $g (mut (ref null $n)) (ref.null $n))
 
 
 def test_collected_objects_count_against_the_memory_limit() -> None:
-    module = engine.compile_module(instrument(wat(HOARD)).code)
+    module = engine.compile_module(prepare(wat(HOARD)))
     with instance(module, memory=4 << 20) as made, pytest.raises(LimitReached, match="memory_bytes"):
         made.call("hoard")
 
 
 def test_what_the_engine_refuses_is_the_guests_own_fault() -> None:
-    module = engine.compile_module(instrument(wat('(module (func (export "f") (param i64)))')).code)
+    module = engine.compile_module(prepare(wat('(module (func (export "f") (param i64)))')))
     with instance(module) as made, pytest.raises(engine.GuestTrapError):
         made.call("f")
 
@@ -264,6 +265,6 @@ def test_what_the_engine_refuses_is_the_guests_own_fault() -> None:
     ],
 )
 def test_memory_beside_the_one_limited_is_refused(text: str) -> None:
-    module = engine.compile_module(instrument(wat(text)).code)
+    module = engine.compile_module(prepare(wat(text)))
     with pytest.raises(ModuleError), instance(module):
         pass

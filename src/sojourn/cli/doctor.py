@@ -86,9 +86,9 @@ def _memory() -> Finding:
 
 def _engine() -> Finding:
     from sojourn.vm.process import engine
-    from sojourn.wasm import instrument
+    from sojourn.vm.process.preparing import prepare
 
-    module = engine.compile_module(instrument(_TINY).code)
+    module = engine.compile_module(prepare(_TINY))
     instance = engine.Instance(module, {}, lambda: None, 1 << 20, 1)
     instance.call("_start")
     instance.close()

@@ -57,6 +57,10 @@ class ModuleError(ProgramError):
     """Not a WebAssembly module, or one that this virtual machine cannot run."""
 
 
+class ContextError(ProgramError):
+    """A process context that cannot be resumed here: not one, damaged, or not of this program."""
+
+
 class UnknownProcessError(UsageError):
     """No process has this pid."""
 

@@ -22,14 +22,25 @@ from sojourn.model.errors import ModuleError
 from sojourn.model.progress import Progress
 from sojourn.store.files import verified, write_verified
 from sojourn.store.home import Home
-from sojourn.wasm import INSTRUMENT_VERSION, MalformedModuleError, instrument
+from sojourn.wasm import instrument
 
-from .engine import CompiledModule, compile_module, fingerprint, load_module
+from .engine import (
+    CompiledModule,
+    TwinModule,
+    check_valid,
+    compile_module,
+    fingerprint,
+    load_module,
+    load_twin,
+)
+from .preparing import VERSION, Facts, Prepared, prepare
+from .resuming import ModuleResumer
 
 MODULE_BYTES_MAX = 512 << 20
 _CPU_SECONDS_PER_BYTE = 1.35e-6  # of code, on the machine that _CALIBRATION_S was measured on
 _CALIBRATION_S = 0.034
 _STEP_S = 0.2
+_FACTS = ".facts"
 _log = logging.getLogger(__name__)
 
 
@@ -62,40 +73,71 @@ class CompiledModules:
         return module
 
     def path(self, digest: str) -> Path:
-        key = f"{digest} {INSTRUMENT_VERSION} {fingerprint()}"
+        return self._path(_key(digest))
+
+    def _path(self, key: str) -> Path:
         return self._home.cache / (hashlib.sha256(key.encode()).hexdigest() + ".cwasm")
 
     def _find(self, digest: str, read: Callable[[], bytes], what: str) -> CompiledModule:
         path = self.path(digest)
         module = self._load(path)
-        if module is not None:
-            return module
-        with self._home.lock(
-            path.stem, waiting=lambda: self._progress.begin(f"waiting for {what}", None, None)
-        ):
-            module = self._load(path)  # another process may have made it meanwhile
-            return module if module is not None else self._compile(path, read(), what)
+        if module is None:
+            waiting = lambda: self._progress.begin(f"waiting for {what}", None, None)  # noqa: E731
+            with self._home.lock(path.stem, waiting=waiting):
+                module = self._load(path)  # another process may have made it meanwhile
+                module = module if module is not None else self._compile(path, read(), what)
+        module.resumer = ModuleResumer(
+            lambda: instrument(read()).code, module.facts, _key(digest), _TwinFiles(self._path)
+        )
+        return module
 
     def _load(self, path: Path) -> CompiledModule | None:
-        if not verified(path):
+        facts_path = path.with_suffix(_FACTS)
+        if not verified(path) or not verified(facts_path):
             return None
         try:
-            return load_module(str(path))
-        except ValueError as error:
+            return load_module(str(path), Facts.decode(facts_path.read_bytes()))
+        except (ValueError, OSError) as error:
             _log.warning("compiled module %s is not for this engine (%s); making it anew", path, error)
             return None
 
     def _compile(self, path: Path, original: bytes, what: str) -> CompiledModule:
         if len(original) > MODULE_BYTES_MAX:
             raise ModuleError(f"a module of {len(original):,} bytes; the most is {MODULE_BYTES_MAX:,}")
-        try:
-            changed = instrument(original)
-        except MalformedModuleError as error:
-            raise ModuleError(f"not a WebAssembly module: {error}") from None
-        with shown(self._progress, f"compiling {what}", lambda: estimate_s(changed.code_bytes)):
-            module = compile_module(changed.code)
+        check_valid(original)
+        prepared: Prepared = prepare(original)
+        with shown(self._progress, f"compiling {what}", lambda: estimate_s(prepared.code_bytes)):
+            module = compile_module(prepared)
+        write_verified(path.with_suffix(_FACTS), prepared.facts.encode())
         write_verified(path, module.serialize())
         return module
+
+
+class _TwinFiles:
+    """Compiled twins in files beside their modules: the code, and what it imports."""
+
+    def __init__(self, path: Callable[[str], Path]) -> None:
+        self._path = path
+
+    def find(self, key: str) -> TwinModule | None:
+        path = self._path(key)
+        names = path.with_suffix(_FACTS)
+        if not verified(path) or not verified(names):
+            return None
+        try:
+            return load_twin(str(path), names.read_text().split())
+        except (ValueError, OSError):
+            return None
+
+    def save(self, key: str, twin: TwinModule) -> None:
+        path = self._path(key)
+        write_verified(path.with_suffix(_FACTS), b"\n".join(twin.names))
+        write_verified(path, twin.serialize())
+
+
+def _key(digest: str) -> str:
+    """Names a module, how it is changed before it is compiled, and what compiled code depends on."""
+    return f"{digest} {VERSION} {fingerprint()}"
 
 
 def estimate_s(code_bytes: int) -> float | None:
@@ -124,13 +166,14 @@ def _measure() -> float:
         + length
         + code
     )
-    compile_module(module)  # the first pays for starting the engine
+    check_valid(module)  # the first pays for starting the engine
     return min(_timed(module) for _ in range(3))
 
 
 def _timed(module: bytes) -> float:
+    prepared = prepare(module)
     begun = time.process_time()
-    compile_module(module)
+    compile_module(prepared)
     return time.process_time() - begun
 
 

@@ -1,56 +1,83 @@
-"""The WebAssembly engine: the only module that touches wasmtime, and its private bindings above all.
+"""Instances in the engine: the guest's memory, globals and functions, and how it is left in the middle and
+goes on.
 
-What is built on it sees three things: ``compile_module`` and ``load_module`` (a ``CompiledModule``), and
-``Instance``, a running instance whose imports are plain Python callables.
+With ``engine_modules.py`` the only place that touches wasmtime. What is built on them sees
+``compile_module`` and ``load_module`` (a ``CompiledModule``), and ``Instance``, whose imports are plain
+Python callables.
 
-Why not wasmtime-py's own host functions: ``Linker.define_func`` costs 16 microseconds a call. Here
-every import is one C callback on the engine's unchecked interface, which costs about 0.6: it gets the
-address of the raw arguments, finds its instance by the calling thread, and writes the result in place.
-
-Rules of the callback: no exception may cross into the engine. What a host function raises is kept in the
-instance and the guest is stopped by a trap; ``Instance.call`` raises it again on this side.
-
-Interruption is by epochs: while any guest runs, one ticker thread advances the engine's epoch every
-``TICK_S``; each tick calls the instance's ``check``, which raises to stop the guest.
+Interruption is by the poll in the guest's own code (``wasm.emit``): any thread may set the request flag of
+an instance, and the guest comes back unwinding, its frames saved. While any guest runs, one thread calls
+each instance's ``check`` every ``TICK_S``; what that raises is the reason to stop. A guest that came back
+without a reason goes on at once.
 """
 
 from __future__ import annotations
 
 import ctypes
-import platform
-import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from importlib.metadata import version
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 import wasmtime
-from wasmtime import _bindings, _ffi
+from wasmtime import _ffi
 
 from sojourn.model.errors import ModuleError
-from sojourn.vm.process.wasi.abi import SIGNATURES
-from sojourn.vm.process.wasi.outside import LimitReached
-from sojourn.wasm import PRIVATE
+from sojourn.vm.process.wasi.outside import LimitReached, Suspended
+from sojourn.wasm.base import CONTROL, CONTROL_PAGES, FRAMES, REQUEST, RESUME, SAVE, TWINS, UNWINDING
+from sojourn.wasm.twins import ENTER
 
-WASM_STACK_BYTES = 16 << 20
-THREAD_STACK_BYTES = WASM_STACK_BYTES + (4 << 20)  # the host functions run on the same stack
+from .engine_modules import (
+    IMPORTS,
+    THREAD_STACK_BYTES,
+    CompiledModule,
+    TwinModule,
+    cause,
+    check_valid,
+    compile_module,
+    compile_twin,
+    engine,
+    fingerprint,
+    first_line,
+    load_module,
+    load_twin,
+    running,
+    trap_new,
+)
+from .preparing import WASI_MODULE
+
+__all__ = [
+    "IMPORTS",
+    "THREAD_STACK_BYTES",
+    "WASI_MODULE",
+    "CompiledModule",
+    "GuestTrapError",
+    "Instance",
+    "TwinModule",
+    "check_valid",
+    "compile_module",
+    "compile_twin",
+    "fingerprint",
+    "load_module",
+    "load_twin",
+]
+
 TABLE_ELEMENTS_MAX = 1 << 20
 # The engine limits each memory and each table, not their sum: so there is one memory (all that compilers for
 # WASI make), and few tables (64 MB of elements at most).
-MEMORIES_MAX = 1
-TABLES_MAX = 8
+MEMORIES_MAX = 1 + 1  # the guest's, and the control memory
+TABLES_MAX = 8 + 1  # the guest's, and that of twins
 TICK_S = 0.01
 PAGE_BYTES = 1 << 16
-WASI_MODULE = "wasi_snapshot_preview1"
+_CONTROL_BYTES = CONTROL_PAGES * PAGE_BYTES
+_INSTANCES_MAX = 1 << 16  # the guest's, and one for each twin
 
-# Every function a guest can import: (module, name, parameters, has a result).
-IMPORTS: tuple[tuple[str, str, str, bool], ...] = (
-    *((WASI_MODULE, name, params, name != "proc_exit") for name, params in SIGNATURES.items()),
-    ("host", "call", "iiii", True),
-)
+_mmap = ctypes.CFUNCTYPE(
+    ctypes.c_void_p,
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
+    use_errno=True,
+)(("mmap", ctypes.CDLL(None)))
 
 
 class GuestTrapError(Exception):
@@ -67,219 +94,54 @@ class GuestTrapError(Exception):
         self.backtrace = backtrace
 
 
-# -- the engine ------------------------------------------------------------------------------------
+class Resumer(Protocol):
+    """Knows how to go on at each site of one module."""
+
+    def prepare(self, instance: Instance, records: bytes) -> tuple[bytes, int]:
+        """See that all twins for ``records`` are in the instance's table.
+
+        Returns:
+            The records with the place of its twin in each, and the place of the outermost one.
+        """
+        ...
 
 
-@cache
-def _engine() -> wasmtime.Engine:
-    config = wasmtime.Config()
-    config.epoch_interruption = True
-    config.wasm_memory64 = True
-    # The engine refuses a guest stack larger than its (unused) asynchronous stack.
-    _ffi.wasmtime_config_async_stack_size_set(config.ptr(), WASM_STACK_BYTES + (2 << 20))
-    config.max_wasm_stack = WASM_STACK_BYTES
-    return wasmtime.Engine(config)
+# -- watching ----------------------------------------------------------------------------------------
 
 
-@cache
-def fingerprint() -> str:
-    """What compiled code depends on besides the module: engine version, CPU and configuration."""
-    machine = f"{platform.machine()} {platform.system()}"
-    return f"wasmtime-{version('wasmtime')} {machine} epoch memory64 stack={WASM_STACK_BYTES}"
-
-
-class CompiledModule:
-    """A module compiled for this machine, its imports resolved; shared by all its instances.
-
-    Attributes:
-        globals: the names under which its mutable globals are exported.
-        functions: the names of its exported functions.
-        commands: those among them that take nothing and give nothing.
-    """
-
-    def __init__(self, module: wasmtime.Module) -> None:
-        self._module = module
-        exports = list(module.exports)
-        self.globals = tuple(e.name for e in exports if e.name.startswith(PRIVATE + "global:"))
-        kinds = {e.name: e.type for e in exports if isinstance(e.type, wasmtime.FuncType)}
-        self.functions = frozenset(kinds)
-        self.commands = frozenset(n for n, kind in kinds.items() if not kind.params and not kind.results)
-        try:
-            self._pre = _linker().instantiate_pre(module)
-        except wasmtime.WasmtimeError as error:
-            raise ModuleError(f"the module cannot be linked: {_first_line(error)}", _IMPORTS_HINT) from None
-        self.pre = self._pre.ptr()
-
-    def serialize(self) -> bytes:
-        """Machine code for this engine and CPU; never to be loaded from a source that is not trusted."""
-        return bytes(self._module.serialize())
-
-
-_IMPORTS_HINT = "Try: build it for WASI preview 1 (target wasm32-wasip1), as a command"
-
-
-def compile_module(code: bytes) -> CompiledModule:
-    """Validate and compile. Takes about a second per 0.8 MB of code and processor.
-
-    Raises:
-        ModuleError: the module is not valid, or imports what is not there.
-    """
-    try:
-        module = wasmtime.Module(_engine(), code)
-    except wasmtime.WasmtimeError as error:
-        raise ModuleError(f"not a valid WebAssembly module: {_cause(error)}") from None
-    check_imports(module)
-    return CompiledModule(module)
-
-
-def load_module(path: str) -> CompiledModule:
-    """Map compiled code from a file that ``serialize`` wrote. The caller has verified every byte of it.
-
-    Raises:
-        ValueError: made by another engine or configuration.
-    """
-    try:
-        return CompiledModule(wasmtime.Module.deserialize_file(_engine(), path))
-    except wasmtime.WasmtimeError as error:
-        raise ValueError(_first_line(error)) from None
-
-
-def check_imports(module: wasmtime.Module) -> None:
-    known = {(where, name) for where, name, _, _ in IMPORTS}
-    for item in module.imports:
-        if (item.module, item.name) not in known:
-            raise ModuleError(
-                f"the module imports {item.module}.{item.name}, which does not exist here", _IMPORTS_HINT
-            )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _cause(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("0: ") if lines else "unknown reason"
-
-
-# -- imports as raw callbacks ------------------------------------------------------------------------
-
-_CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
-)
-_trap_new = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)(
-    ("wasmtime_trap_new", _ffi.dll)
-)
-_define = ctypes.CFUNCTYPE(
-    ctypes.c_void_p,
-    *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t),
-    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
-)(("wasmtime_linker_define_func_unchecked", _ffi.dll))
-_mmap = ctypes.CFUNCTYPE(
-    ctypes.c_void_p,
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
-    use_errno=True,
-)(("mmap", ctypes.CDLL(None)))
-
-_running: dict[int, Instance] = {}  # thread -> the instance whose guest it runs
-
-
-def _callback(number: int, params: str, has_result: bool) -> Any:
-    """The C callback for import ``number``; a raw value takes 16 bytes, parameters and result share them."""
-    array = ctypes.c_uint64 * (2 * max(1, len(params)))
-    unpack = struct.Struct("<" + "".join("I12x" if kind == "i" else "Q8x" for kind in params)).unpack_from
-
-    def call(_env: int, _caller: int, address: int, _count: int) -> int | None:
-        instance = _running[get_ident()]
-        try:
-            values = array.from_address(address)
-            instance.host_calls_left -= 1
-            if instance.host_calls_left < 0:
-                raise LimitReached("host_calls")
-            result = instance.functions[number](*unpack(values))
-            if has_result:
-                values[0] = result
-            return None
-        except BaseException as error:  # noqa: BLE001 - nothing may cross into the engine
-            return instance.stop(error)
-
-    return _CALLBACK(call)
-
-
-_callbacks: list[Any] = []  # as long as the linker, which is forever
-
-
-@cache
-def _linker() -> wasmtime.Linker:
-    linker = wasmtime.Linker(_engine())
-    kinds = {"i": wasmtime.ValType.i32, "I": wasmtime.ValType.i64}
-    for number, (module, name, params, has_result) in enumerate(IMPORTS):
-        results = [wasmtime.ValType.i32()] if has_result else []
-        kind = wasmtime.FuncType([kinds[p]() for p in params], results)
-        callback = _callback(number, params, has_result)
-        _callbacks.append(callback)
-        names = (module.encode(), len(module), name.encode(), len(name))
-        pointers = (ctypes.cast(kind.ptr(), ctypes.c_void_p), ctypes.cast(callback, ctypes.c_void_p))
-        failed = _define(ctypes.cast(linker.ptr(), ctypes.c_void_p), *names, *pointers, None, None)
-        if failed:
-            raise RuntimeError(f"the engine refused the host function {module}.{name}")
-    return linker
-
-
-# -- epochs ------------------------------------------------------------------------------------------
-
-
-class _Ticker:
-    """Advances the engine's epoch while at least one guest runs; no thread otherwise."""
+class _Watch:
+    """Calls ``check`` of every instance whose guest runs; no thread while there is none."""
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
-        self._guests = 0
+        self._guests: set[Instance] = set()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> None:
+    def begin(self, instance: Instance) -> None:
         with self._lock:
-            self._guests += 1
+            self._guests.add(instance)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._tick, name="sojourn-epochs", daemon=True)
+                self._thread = threading.Thread(target=self._tick, name="sojourn-watch", daemon=True)
                 self._thread.start()
-            elif self._guests == 1:
+            elif len(self._guests) == 1:
                 self._lock.notify()
 
-    def __exit__(self, *_: object) -> None:
+    def end(self, instance: Instance) -> None:
         with self._lock:
-            self._guests -= 1
+            self._guests.discard(instance)
 
     def _tick(self) -> None:
-        engine = _engine()
         while True:
             with self._lock:
-                while self._guests == 0:
+                while not self._guests:
                     self._lock.wait()
             time.sleep(TICK_S)
-            engine.increment_epoch()
+            with self._lock:
+                for instance in self._guests:
+                    instance.look()
 
 
-_ticker = _Ticker()
-_EPOCH_CALLBACK = _bindings._wasmtime_store_epoch_deadline_callback.argtypes[1]
-_EPOCH_FINALIZER = _bindings._wasmtime_store_epoch_deadline_callback.argtypes[3]
-
-
-def _on_epoch(_context: Any, _data: Any, delta: Any, _kind: Any) -> int:
-    instance = _running.get(get_ident())
-    try:
-        delta[0] = 1
-        if instance is not None:
-            instance.check()
-        return 0
-    except BaseException as error:  # noqa: BLE001 - nothing may cross into the engine
-        if instance is not None:
-            instance.stopped = instance.stopped or error
-        return ctypes.cast(_ffi.wasmtime_error_new(b"stopped"), ctypes.c_void_p).value or 0
-
-
-_epoch_callback = _EPOCH_CALLBACK(_on_epoch)
-_no_finalizer = _EPOCH_FINALIZER()
+_watch = _Watch()
 
 
 # -- instances ---------------------------------------------------------------------------------------
@@ -297,8 +159,10 @@ class Instance:
     Args:
         module: what to instantiate.
         functions: the host functions by ``(module, name)``; each takes unsigned integers and
-            returns an errno. What one raises stops the guest and comes out of ``call``.
-        check: called about every ``TICK_S`` while the guest computes; what it raises stops the guest.
+            returns an errno. What one raises stops the guest and comes out of ``call``; ``Leave`` leaves
+            the guest, and the call is made again when it goes on.
+        check: called about every ``TICK_S`` while the guest runs, on another thread; what it raises stops the
+            guest and comes out of ``call``.
         memory_bytes_max: the limit of the linear memory, and again of the objects that the engine collects.
         host_calls_max: after so many the guest is stopped with ``LimitReached("host_calls")``.
 
@@ -315,6 +179,7 @@ class Instance:
         memory_bytes_max: int,
         host_calls_max: int,
     ) -> None:
+        self.module = module
         self.functions: Sequence[Callable[..., int]] = [
             functions.get((where, name), _absent) for where, name, _, _ in IMPORTS
         ]
@@ -323,11 +188,17 @@ class Instance:
         self.host_calls_left = host_calls_max
         self.view = memoryview(b"")
         self._array: Any = None
-        self._store = wasmtime.Store(_engine())
+        self._request: Any = None
+        self._control: Any = memoryview(b"")
+        self._asking = threading.Lock()
+        self._twins: dict[int, tuple[int, Any]] = {}  # by the identity of the twin: its place, its function
+        needed = module.facts.memory_pages * PAGE_BYTES
+        if needed > memory_bytes_max:
+            raise MemoryError(f"its memory begins with {needed:,} bytes")
+        self._store = wasmtime.Store(engine())
         self._context = self._store._context()
-        self._store.set_limits(memory_bytes_max, TABLE_ELEMENTS_MAX, 1, TABLES_MAX, MEMORIES_MAX)
-        self._store.set_epoch_deadline(1)
-        _ffi.wasmtime_store_epoch_deadline_callback(self._store.ptr(), _epoch_callback, None, _no_finalizer)
+        # The control memory does not count, so the guest's own limit is set when both are there.
+        self._limit_memory(max(memory_bytes_max, _CONTROL_BYTES))
         self._instance = _ffi.wasmtime_instance_t()
         try:
             self._enter(
@@ -335,42 +206,177 @@ class Instance:
                     module.pre, self._context, ctypes.byref(self._instance), trap
                 )
             )
+            self._limit_memory(memory_bytes_max)
             memory = self._export("memory", _ffi.WASMTIME_EXTERN_MEMORY.value)
             self._memory: Any = None if memory is None else memory.memory
+            self._attach_control()
             self.refresh()
         except wasmtime.WasmtimeError as error:
             self._store.close()
-            if "memory minimum size" in str(error):
-                raise MemoryError(_cause(error)) from None
-            raise ModuleError(f"the module cannot be instantiated: {_cause(error)}") from None
+            raise ModuleError(f"the module cannot be instantiated: {cause(error)}") from None
         except BaseException:
             self._store.close()
             raise
+
+    def _limit_memory(self, bytes_max: int) -> None:
+        self._store.set_limits(bytes_max, TABLE_ELEMENTS_MAX, _INSTANCES_MAX, TABLES_MAX, MEMORIES_MAX)
+
+    def _attach_control(self) -> None:
+        control = self._must("memory", CONTROL).memory
+        address = _ffi.wasmtime_memory_data(self._context, ctypes.byref(control))
+        base = ctypes.cast(address, ctypes.c_void_p).value or 0
+        array: Any = (ctypes.c_ubyte * _CONTROL_BYTES).from_address(base)
+        self._control = memoryview(array).cast("B")
+        self._request = ctypes.c_uint32.from_address(base + REQUEST)
+        self._registers = {name: self._must("global", name).global_ for name in (UNWINDING, SAVE, RESUME)}
+
+    def _must(self, kind: str, name: str) -> Any:
+        found = self._export(name, getattr(_ffi, f"WASMTIME_EXTERN_{kind.upper()}").value)
+        if found is None:
+            raise RuntimeError(f"a prepared module has no {kind} {name}")
+        return found
+
+    # being left, and going on
+
+    def ask(self, reason: BaseException) -> None:
+        """Make the guest come back, from any thread: ``call`` raises ``reason`` as soon as it does. Of
+        several
+        reasons the first counts, but any comes before ``Suspended``."""
+        with self._asking:
+            if self.stopped is None or isinstance(self.stopped, Suspended):
+                self.stopped = reason
+            if self._request is not None:
+                self._request.value = 1
+
+    def look(self) -> None:
+        """Call ``check``; what it raises is a reason to stop (used by the watching thread)."""
+        try:
+            self.check()
+        except BaseException as error:  # noqa: BLE001 - the guest's thread raises it
+            self.ask(error)
+
+    def leave(self) -> None:
+        """Have the guest unwind as soon as the host function that calls this returns."""
+        self._set_register(UNWINDING, 1)
+
+    @property
+    def unwound(self) -> bool:
+        """Whether the guest was left in the middle: its frames are saved."""
+        return self._register(UNWINDING) != 0
+
+    def records(self) -> bytes:
+        """The saved frames (``wasm.frames``)."""
+        return bytes(self._control[FRAMES : self._register(SAVE)])
+
+    def resume(self, records: bytes) -> int | None:
+        """Go on where ``records`` were saved, in this instance or another of the module; as ``call``."""
+        resumer = self.module.resumer
+        if resumer is None:
+            raise RuntimeError("nobody knows how to go on with this module")
+        records, outermost = resumer.prepare(self, records)
+        self._control[FRAMES : FRAMES + len(records)] = records
+        self._set_register(RESUME, FRAMES + len(records))
+        self._forget()
+        function = next(function for place, function in self._twins.values() if place == outermost)
+        return self._run(function, (), len(wasmtime.Func._from_raw(function).type(self._store).results))
+
+    def _forget(self) -> None:
+        """Nothing is saved and nothing unwinds."""
+        self._set_register(SAVE, FRAMES)
+        self._set_register(UNWINDING, 0)
+
+    def place_twin(self, twin: TwinModule) -> int:
+        """The place of a twin in the table of twins; put there now when it is not."""
+        found = self._twins.get(id(twin))
+        if found is None:
+            found = self._twins[id(twin)] = len(self._twins), self._instantiate_twin(twin)
+        return found[0]
+
+    def _instantiate_twin(self, twin: TwinModule) -> Any:
+        imports = (_ffi.wasmtime_extern_t * len(twin.names))()
+        for item, name in zip(imports, twin.names, strict=True):
+            if not _ffi.wasmtime_instance_export_get(
+                self._context, ctypes.byref(self._instance), name, len(name), ctypes.byref(item)
+            ):
+                raise RuntimeError(f"the base module does not export {name.decode()}")
+        made, trap = _ffi.wasmtime_instance_t(), ctypes.POINTER(_ffi.wasm_trap_t)()
+        error = _ffi.wasmtime_instance_new(
+            *(self._context, twin.module.ptr(), imports, len(twin.names)),
+            *(ctypes.byref(made), ctypes.byref(trap)),
+        )
+        if error:
+            raise wasmtime.WasmtimeError._from_ptr(error)
+        item, name = _ffi.wasmtime_extern_t(), ENTER.encode()
+        _ffi.wasmtime_instance_export_get(
+            self._context, ctypes.byref(made), name, len(name), ctypes.byref(item)
+        )
+        value: Any = _ffi.wasmtime_val_t()
+        value.kind = _ffi.WASMTIME_FUNCREF.value
+        value.of.funcref = item.of.func
+        table = self._must("table", TWINS).table
+        before = ctypes.c_uint64()
+        error = _ffi.wasmtime_table_grow(
+            self._context, ctypes.byref(table), 1, ctypes.byref(value), ctypes.byref(before)
+        )
+        if error:
+            raise wasmtime.WasmtimeError._from_ptr(error)
+        return item.of.func
+
+    def _register(self, name: str) -> int:
+        value: Any = _ffi.wasmtime_val_t()
+        _ffi.wasmtime_global_get(self._context, ctypes.byref(self._registers[name]), ctypes.byref(value))
+        return int(value.of.i32)
+
+    def _set_register(self, name: str, number: int) -> None:
+        value: Any = _ffi.wasmtime_val_t()
+        value.kind = _ffi.WASMTIME_I32.value
+        value.of.i32 = number
+        error = _ffi.wasmtime_global_set(
+            self._context, ctypes.byref(self._registers[name]), ctypes.byref(value)
+        )
+        if error:
+            raise wasmtime.WasmtimeError._from_ptr(error)
+
+    # calling
 
     def _enter(self, enter: Callable[[Any], Any]) -> None:
         """Run guest code on this thread; raise what stopped it."""
         trap = ctypes.POINTER(_ffi.wasm_trap_t)()
         thread = get_ident()
-        outer = _running.get(thread)
-        _running[thread] = self
+        outer = running.get(thread)
+        running[thread] = self
+        _watch.begin(self)
         try:
-            with _ticker:
-                error = enter(ctypes.byref(trap))
+            error = enter(ctypes.byref(trap))
         finally:
+            _watch.end(self)
             if outer is None:
-                del _running[thread]
+                del running[thread]
             else:
-                _running[thread] = outer
+                running[thread] = outer
         failure: Any = wasmtime.WasmtimeError._from_ptr(error) if error else None
         if trap:
             failure = wasmtime.Trap._from_ptr(trap)
-        stopped, self.stopped = self.stopped, None
+        stopped = self._taken_reason()
         if stopped is not None:
+            if self._request is not None and not isinstance(stopped, Suspended):
+                self._forget()
             raise stopped
         if isinstance(failure, wasmtime.Trap):
             raise GuestTrapError(_trap_words(failure), failure.message) from None
         if failure is not None:
             raise failure
+
+    def _taken_reason(self) -> BaseException | None:
+        """The reason why the guest came back, if there is one; a guest that came to its end is not
+        suspended."""
+        with self._asking:
+            reason, self.stopped = self.stopped, None
+            if self._request is not None:
+                self._request.value = 0
+        if isinstance(reason, Suspended) and not (self._request is not None and self.unwound):
+            return None
+        return reason
 
     def call(self, name: str, *args: int) -> int | None:
         """Call an exported function of i32 parameters; return its i32 result, if it has one.
@@ -379,18 +385,18 @@ class Instance:
             KeyError: no such export.
             GuestTrapError: the guest trapped, or did what the engine refuses.
             LimitReached: its collected objects need more than the memory limit.
-            BaseException: what a host function or ``check`` raised.
+            BaseException: what a host function or ``check`` raised, or the reason given to ``ask``.
         """
         found = self._export(name, _ffi.WASMTIME_EXTERN_FUNC.value)
         if found is None:
             raise KeyError(name)
-        func = found.func
-        kind = wasmtime.Func._from_raw(func).type(self._store)
+        return self._run(found.func, args, self.module.facts.functions[name][1])
+
+    def _run(self, func: Any, args: Sequence[int], count: int) -> int | None:
         params = (_ffi.wasmtime_val_t * max(1, len(args)))()
         for slot, value in zip(params, args, strict=False):
             slot.kind = _ffi.WASMTIME_I32.value
             slot.of.i32 = value
-        count = len(kind.results)
         results = (_ffi.wasmtime_val_t * max(1, count))()
         try:
             self._enter(
@@ -401,7 +407,9 @@ class Instance:
         except wasmtime.WasmtimeError as error:  # neither a trap nor ours: what the engine will not do
             if _GC_HEAP_FULL in str(error):
                 raise LimitReached("memory_bytes") from None
-            raise GuestTrapError(_cause(error), str(error)) from None
+            raise GuestTrapError(cause(error), str(error)) from None
+        if self.unwound:  # left without a reason to stop: go on
+            return self.resume(self.records())
         return results[0].of.i32 & 0xFFFFFFFF if count else None
 
     def has_function(self, name: str) -> bool:
@@ -450,7 +458,7 @@ class Instance:
                 self._context, ctypes.byref(self._memory), pages, ctypes.byref(before)
             )
             if error:
-                raise MemoryError(_first_line(wasmtime.WasmtimeError._from_ptr(error)))
+                raise MemoryError(first_line(wasmtime.WasmtimeError._from_ptr(error)))
             self.refresh()
         base = self._base()
         # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED: the pages lie inside the engine's reservation,
@@ -465,7 +473,7 @@ class Instance:
         item = self._export(name, _ffi.WASMTIME_EXTERN_GLOBAL.value)
         if item is None:
             raise KeyError(name)
-        value = _ffi.wasmtime_val_t()
+        value: Any = _ffi.wasmtime_val_t()
         _ffi.wasmtime_global_get(self._context, ctypes.byref(item.global_), ctypes.byref(value))
         if int(value.kind) not in _BUILTIN_KINDS:
             raise ValueError(f"{name} is not a number")
@@ -475,7 +483,7 @@ class Instance:
         item = self._export(name, _ffi.WASMTIME_EXTERN_GLOBAL.value)
         if item is None:
             raise KeyError(name)
-        value = _ffi.wasmtime_val_t()
+        value: Any = _ffi.wasmtime_val_t()
         _ffi.wasmtime_global_get(self._context, ctypes.byref(item.global_), ctypes.byref(value))
         value.of.i64 = bits if bits < 1 << 63 else bits - (1 << 64)
         error = _ffi.wasmtime_global_set(self._context, ctypes.byref(item.global_), ctypes.byref(value))
@@ -484,12 +492,15 @@ class Instance:
 
     def stop(self, error: BaseException) -> int:
         """Keep ``error`` for ``call`` and return a trap for the engine (used by the callbacks)."""
-        if self.stopped is None:
-            self.stopped = error
-        return _trap_new(b"stopped", 7) or 0
+        with self._asking:
+            if self.stopped is None or isinstance(self.stopped, Suspended):
+                self.stopped = error
+        return trap_new(b"stopped", 7) or 0
 
     def close(self) -> None:
         """Free everything. ``view`` is void from here on."""
+        with self._asking:
+            self._request = None
         self.view = memoryview(b"")
         self._array = None
         self._memory = None

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
-from .wasi.outside import LimitReached, Source, Stopped
+from .wasi.outside import Leave, LimitReached, Source, Stopped
 
 RESOLUTION_NS = 1
 _FOREVER_S = 1 << 20
@@ -36,7 +36,9 @@ class Surroundings:
         self._reason: str | None = None
         self._wake_lock = threading.Lock()
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._cpu_clock: int | None = None
         self._cpu_begun_ns = 0
+        self._leaving = False
 
     def realtime_ns(self) -> int:
         return time.time_ns()
@@ -45,7 +47,10 @@ class Surroundings:
         return time.monotonic_ns() - self._begun_ns + self._base_ns
 
     def cpu_ns(self) -> int:
-        return time.thread_time_ns() - self._cpu_begun_ns
+        """Processor time of the guest's thread so far, asked from any thread while that one lives."""
+        if self._cpu_clock is None:
+            return 0
+        return time.clock_gettime_ns(self._cpu_clock) - self._cpu_begun_ns
 
     def resolution_ns(self) -> int:
         return RESOLUTION_NS
@@ -55,7 +60,8 @@ class Surroundings:
 
     def enter_thread(self) -> None:
         """The calling thread is the guest's: its processor time counts from here."""
-        self._cpu_begun_ns = time.thread_time_ns()
+        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._cpu_begun_ns = time.clock_gettime_ns(self._cpu_clock)
 
     def check(self) -> None:
         """Raise when the process must not go on: stopped, or past its wall time."""
@@ -70,8 +76,11 @@ class Surroundings:
         Raises:
             Stopped: the process is to end.
             LimitReached: its wall time is over.
+            Leave: the process is to stand still.
         """
         self.check()
+        if self._leaving:
+            raise Leave
         left_s = max(0.0, self._deadline_s - time.monotonic())
         timeout_s = left_s if timeout_ns is None else min(left_s, timeout_ns / 1e9)
         waited = [self._wake_in, *(fd for fd in map(_descriptor, sources) if fd is not None)]
@@ -81,6 +90,8 @@ class Surroundings:
         if self._wake_in in readable(waited, timeout_s):
             os.read(self._wake_in, 4096)
         self.check()
+        if self._leaving:
+            raise Leave
 
     def wake(self) -> None:
         """End a wait that is going on, or the next one: a source of ours has something."""
@@ -96,6 +107,15 @@ class Surroundings:
         if self._reason is None:
             self._reason = reason
         self.wake()
+
+    def leave(self) -> None:
+        """End a wait that is going on, and every later one: the guest is to be left."""
+        self._leaving = True
+        self.wake()
+
+    def stay(self) -> None:
+        """The guest goes on: waits are waits again."""
+        self._leaving = False
 
     def close(self) -> None:
         with self._wake_lock:

@@ -19,7 +19,8 @@ from sojourn.model.limits import LIMITS, Limits
 from sojourn.model.states import Ending, State
 from sojourn.wasm import DENIED, START
 
-from .engine import WASI_MODULE, CompiledModule, GuestTrapError, Instance
+from .engine import CompiledModule, GuestTrapError, Instance
+from .preparing import WASI_MODULE
 from .surroundings import Surroundings
 from .wasi.abi import SIGNATURES
 from .wasi.mounts import MountTree
@@ -68,7 +69,7 @@ class VirtualMachine:
         system.attach_memory(self.instance)
 
     def _check(self) -> None:
-        """Called every tick while the guest computes."""
+        """Called every tick while the guest runs, on another thread."""
         self.surroundings.check()
         if self.surroundings.cpu_ns() > self.limits.cpu_seconds * 1e9:
             raise LimitReached("cpu_seconds")
@@ -124,6 +125,7 @@ class VirtualMachine:
 
     def kill(self, reason: str) -> None:
         self.surroundings.stop(reason)
+        self.instance.ask(Stopped(reason))
 
     def close(self) -> None:
         """Free the instance, every handle and every buffer. Doing it twice does nothing."""

@@ -30,6 +30,15 @@ class Stopped(Exception):  # noqa: N818 - an ending, not an error
     """``Outside.wait`` will not go on: the process is to end. The text says why."""
 
 
+class Suspended(Exception):  # noqa: N818 - an ending of one life, not an error
+    """The guest was left in the middle, its frames saved, and is to go on later, perhaps elsewhere."""
+
+
+class Leave(Exception):  # noqa: N818 - no error
+    """``Outside.wait`` will not wait: the guest is to be left now, and to make its call again when it goes
+    on."""
+
+
 class Source(Protocol):
     """A stream that the guest reads."""
 

@@ -1,0 +1,248 @@
+"""The engine's side of compiled code: its configuration, modules, and the imports that modules are linked to.
+
+With ``engine.py`` (instances) the only place that touches wasmtime, and its private bindings above all.
+
+Why not wasmtime-py's own host functions: ``Linker.define_func`` costs 16 microseconds a call. Here every
+import is one C callback on the engine's unchecked interface, which costs about 0.6: it gets the address of
+the raw arguments, finds its instance by the calling thread, and writes the result in place.
+
+Rules of the callback: no exception may cross into the engine. What a host function raises is kept in the
+instance and the guest is stopped by a trap; ``Instance.call`` raises it again on this side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import struct
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import version
+from threading import get_ident
+from typing import Any, Protocol
+
+import wasmtime
+from wasmtime import _bindings, _ffi
+
+from sojourn.model.errors import ModuleError
+from sojourn.vm.process.wasi.abi import SIGNATURES
+from sojourn.vm.process.wasi.outside import Leave, LimitReached
+
+from .preparing import WASI_MODULE, Facts, Prepared
+
+WASM_STACK_BYTES = 24 << 20
+THREAD_STACK_BYTES = WASM_STACK_BYTES + (4 << 20)  # the host functions run on the same stack
+
+# Every function a guest can import: (module, name, parameters, has a result).
+IMPORTS: tuple[tuple[str, str, str, bool], ...] = (
+    *((WASI_MODULE, name, params, name != "proc_exit") for name, params in SIGNATURES.items()),
+    ("host", "call", "iiii", True),
+)
+
+
+class Guest(Protocol):
+    """An instance, as a callback sees it (``engine.Instance``)."""
+
+    functions: Sequence[Callable[..., int]]
+    host_calls_left: int
+
+    def leave(self) -> None: ...
+
+    def stop(self, error: BaseException) -> int: ...
+
+
+# -- the engine ------------------------------------------------------------------------------------
+
+
+@cache
+def engine() -> wasmtime.Engine:
+    config = wasmtime.Config()
+    config.wasm_memory64 = True
+    _bindings.wasmtime_config_wasm_branch_hinting_set(config.ptr(), True)
+    # The engine refuses a guest stack larger than its (unused) asynchronous stack.
+    _ffi.wasmtime_config_async_stack_size_set(config.ptr(), WASM_STACK_BYTES + (2 << 20))
+    config.max_wasm_stack = WASM_STACK_BYTES
+    return wasmtime.Engine(config)
+
+
+@cache
+def fingerprint() -> str:
+    """What compiled code depends on besides the module: engine version, CPU and configuration."""
+    machine = f"{platform.machine()} {platform.system()}"
+    return f"wasmtime-{version('wasmtime')} {machine} poll memory64 stack={WASM_STACK_BYTES}"
+
+
+class CompiledModule:
+    """A module compiled for this machine, its imports resolved; shared by all its instances.
+
+    Attributes:
+        facts: what is known of it.
+        globals: the names under which its mutable globals are exported.
+        functions: the names of its exported functions.
+        commands: those among them that take nothing and give nothing.
+        resumer: how a guest that was left goes on; set by whoever has the original.
+    """
+
+    def __init__(self, module: wasmtime.Module, facts: Facts) -> None:
+        self._module = module
+        self.facts = facts
+        self.globals = facts.globals
+        self.functions = frozenset(facts.functions)
+        self.commands = frozenset(name for name, kind in facts.functions.items() if kind == (0, 0))
+        self.resumer: Any = None  # an engine.Resumer
+        try:
+            self._pre = _linker().instantiate_pre(module)
+        except wasmtime.WasmtimeError as error:
+            raise ModuleError(f"the module cannot be linked: {first_line(error)}", _IMPORTS_HINT) from None
+        self.pre = self._pre.ptr()
+
+    def serialize(self) -> bytes:
+        """Machine code for this engine and CPU; never to be loaded from a source that is not trusted."""
+        return bytes(self._module.serialize())
+
+
+class TwinModule:
+    """A compiled twin (``wasm.twins``), and the names of what it takes from its base module, in order."""
+
+    def __init__(self, module: wasmtime.Module, names: Sequence[str]) -> None:
+        self.module = module
+        self.names = tuple(name.encode() for name in names)
+
+    def serialize(self) -> bytes:
+        """As ``CompiledModule.serialize``."""
+        return bytes(self.module.serialize())
+
+
+_IMPORTS_HINT = "Try: build it for WASI preview 1 (target wasm32-wasip1), as a command"
+
+
+def check_valid(code: bytes) -> None:
+    """Validate a module without compiling it.
+
+    Raises:
+        ModuleError: it is not valid; the message says why.
+    """
+    try:
+        wasmtime.Module.validate(engine(), code)
+    except wasmtime.WasmtimeError as error:
+        raise ModuleError(f"not a valid WebAssembly module: {cause(error)}") from None
+
+
+def compile_module(prepared: Prepared) -> CompiledModule:
+    """Validate and compile. Takes about a second per 0.8 MB of code and processor.
+
+    Raises:
+        ModuleError: the module is not valid, or imports what is not there.
+    """
+    try:
+        module = wasmtime.Module(engine(), prepared.code)
+    except wasmtime.WasmtimeError as error:
+        raise ModuleError(f"not a valid WebAssembly module: {cause(error)}") from None
+    check_imports(module)
+    return CompiledModule(module, prepared.facts)
+
+
+def load_module(path: str, facts: Facts) -> CompiledModule:
+    """Map compiled code from a file that ``serialize`` wrote. The caller has verified every byte of it.
+
+    Raises:
+        ValueError: made by another engine or configuration.
+    """
+    return CompiledModule(_deserialised(path), facts)
+
+
+def compile_twin(code: bytes, names: Sequence[str]) -> TwinModule:
+    """Compile a twin, which is code of ours: milliseconds, or seconds for the largest functions."""
+    return TwinModule(wasmtime.Module(engine(), code), names)
+
+
+def load_twin(path: str, names: Sequence[str]) -> TwinModule:
+    """As ``load_module``."""
+    return TwinModule(_deserialised(path), names)
+
+
+def _deserialised(path: str) -> wasmtime.Module:
+    try:
+        return wasmtime.Module.deserialize_file(engine(), path)
+    except wasmtime.WasmtimeError as error:
+        raise ValueError(first_line(error)) from None
+
+
+def check_imports(module: wasmtime.Module) -> None:
+    known = {(where, name) for where, name, _, _ in IMPORTS}
+    for item in module.imports:
+        if (item.module, item.name) not in known:
+            raise ModuleError(
+                f"the module imports {item.module}.{item.name}, which does not exist here", _IMPORTS_HINT
+            )
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def cause(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("0: ") if lines else "unknown reason"
+
+
+# -- imports as raw callbacks ------------------------------------------------------------------------
+
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
+)
+trap_new = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)(
+    ("wasmtime_trap_new", _ffi.dll)
+)
+_define = ctypes.CFUNCTYPE(
+    ctypes.c_void_p,
+    *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t),
+    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
+)(("wasmtime_linker_define_func_unchecked", _ffi.dll))
+running: dict[int, Guest] = {}  # thread -> the instance whose guest it runs
+
+
+def _callback(number: int, params: str, has_result: bool) -> Any:
+    """The C callback for import ``number``; a raw value takes 16 bytes, parameters and result share them."""
+    array = ctypes.c_uint64 * (2 * max(1, len(params)))
+    unpack = struct.Struct("<" + "".join("I12x" if kind == "i" else "Q8x" for kind in params)).unpack_from
+
+    def call(_env: int, _caller: int, address: int, _count: int) -> int | None:
+        instance = running[get_ident()]
+        try:
+            values = array.from_address(address)
+            instance.host_calls_left -= 1
+            if instance.host_calls_left < 0:
+                raise LimitReached("host_calls")
+            result = instance.functions[number](*unpack(values))
+            if has_result:
+                values[0] = result
+            return None
+        except Leave:
+            instance.leave()
+            values[0] = 0
+            return None
+        except BaseException as error:  # noqa: BLE001 - nothing may cross into the engine
+            return instance.stop(error)
+
+    return _CALLBACK(call)
+
+
+_callbacks: list[Any] = []  # as long as the linker, which is forever
+
+
+@cache
+def _linker() -> wasmtime.Linker:
+    linker = wasmtime.Linker(engine())
+    kinds = {"i": wasmtime.ValType.i32, "I": wasmtime.ValType.i64}
+    for number, (module, name, params, has_result) in enumerate(IMPORTS):
+        results = [wasmtime.ValType.i32()] if has_result else []
+        kind = wasmtime.FuncType([kinds[p]() for p in params], results)
+        callback = _callback(number, params, has_result)
+        _callbacks.append(callback)
+        names = (module.encode(), len(module), name.encode(), len(name))
+        pointers = (ctypes.cast(kind.ptr(), ctypes.c_void_p), ctypes.cast(callback, ctypes.c_void_p))
+        failed = _define(ctypes.cast(linker.ptr(), ctypes.c_void_p), *names, *pointers, None, None)
+        if failed:
+            raise RuntimeError(f"the engine refused the host function {module}.{name}")
+    return linker

@@ -1,0 +1,126 @@
+"""From a module as it was given to the module that the engine compiles, and what must be known of it later.
+
+``prepare`` is what happens to every module before it is compiled: it gets our marks (``wasm.instrument``),
+then it is made resumable (``wasm.base``). ``Facts`` are what a monitor needs of a module whose compiled
+code it finds on
+disk: they are stored beside it, because asking the engine for a module's exports takes longer than loading
+    it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgpack
+
+from sojourn.model.errors import ModuleError
+from sojourn.wasm import INSTRUMENT_VERSION, MalformedModuleError, Module, instrument
+from sojourn.wasm.base import RESUMABLE_VERSION, make_resumable
+from sojourn.wasm.binary import FUNCTION, Import, UnsupportedFeatureError
+from sojourn.wasm.body import Suspensions
+from sojourn.wasm.index_spaces import IndexSpaces
+
+from .transforming import runner_for
+
+WASI_MODULE = "wasi_snapshot_preview1"
+# The imports that wait, and so may leave the guest: their calls are made again when it goes on.
+SUSPENDING = {
+    *((WASI_MODULE, name) for name in ("fd_read", "fd_pread", "fd_write", "fd_pwrite")),
+    *((WASI_MODULE, name) for name in ("poll_oneoff", "sched_yield")),
+    ("host", "call"),
+}
+VERSION = f"{INSTRUMENT_VERSION}.{RESUMABLE_VERSION}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a prepared module.
+
+    Attributes:
+        globals: the private names of its mutable globals.
+        functions: its own exported functions: how many values they take and give.
+        memory_pages: the size of its linear memory at the start.
+        suspensions: where it may suspend (``wasm.body.Suspensions``, as bytes).
+        suspending_imports: the imports that have wrappers.
+    """
+
+    globals: tuple[str, ...]
+    functions: Mapping[str, tuple[int, int]]
+    memory_pages: int
+    suspensions: tuple[bytes, bytes, bytes, bytes]
+    suspending_imports: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        encoded: bytes = msgpack.packb(asdict(self))
+        return encoded
+
+    @classmethod
+    def decode(cls, data: bytes) -> Facts:
+        """Read what ``encode`` wrote; the caller has verified every byte of it.
+
+        Raises:
+            ValueError: it is of another layout.
+        """
+        try:
+            value: dict[str, Any] = msgpack.unpackb(data, use_list=False)
+            return cls(**value)
+        except (TypeError, msgpack.UnpackException) as error:
+            raise ValueError(f"not the facts of a module: {error}") from None
+
+    def where(self) -> Suspensions:
+        return Suspensions(*self.suspensions)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A module ready to be compiled. ``code_bytes`` is the size of its code section."""
+
+    code: bytes
+    code_bytes: int
+    facts: Facts
+
+
+def prepare(original: bytes) -> Prepared:
+    """Change a valid module into the one that is run.
+
+    Raises:
+        ModuleError: not a module, or one that cannot be made resumable.
+    """
+    try:
+        marked = instrument(original)
+        run, done = runner_for(marked.code)
+        try:
+            resumable = make_resumable(marked.code, suspends, run)
+        finally:
+            done()
+        module = Module.parse(resumable.code)
+        exported = _exported(marked.code)
+    except (MalformedModuleError, UnsupportedFeatureError) as error:
+        raise ModuleError(f"not a WebAssembly module that can run here: {error}") from None
+    where = resumable.suspensions
+    facts = Facts(
+        marked.globals,
+        exported,
+        marked.memories[0].pages_min if marked.memories else 0,
+        (bytes(where.functions), bytes(where.types), bytes(where.entries), bytes(where.loops)),
+        resumable.suspending_imports,
+    )
+    return Prepared(resumable.code, len(module.section(10)), facts)
+
+
+def suspends(item: Import) -> bool:
+    """Whether an import may leave the guest: those that wait."""
+    return (item.module, item.name) in SUSPENDING
+
+
+def _exported(code: bytes) -> dict[str, tuple[int, int]]:
+    module = Module.parse(code)
+    spaces = IndexSpaces.of(module)
+    found = {}
+    for name, kind, index in module.exports():
+        if kind == FUNCTION:
+            signature = spaces.signature(index)
+            found[name] = (len(signature.params), len(signature.results))
+    return found

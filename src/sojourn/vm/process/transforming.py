@@ -1,0 +1,190 @@
+"""Makes large modules resumable on all processors: spans of functions go to worker processes.
+
+A worker is this very file, run as a program (``python -m``). It reads the module from a file, then takes
+orders from its standard input until that ends: messages of msgpack behind their length. It is pure
+computing on bytes that the parent has already parsed; a worker that dies ends the whole attempt with an
+error.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+import msgpack
+
+from sojourn.model.errors import RuntimeUnavailableError
+from sojourn.wasm.base import BodyTask, ScanTask, serially
+from sojourn.wasm.binary import MalformedModuleError, Module, UnsupportedFeatureError
+from sojourn.wasm.body import Suspensions
+from sojourn.wasm.callgraph import Calls
+from sojourn.wasm.index_spaces import IndexSpaces
+
+PARALLEL_BYTES_MIN = 4 << 20  # of code; below it a worker's start costs more than it saves
+_LENGTH = struct.Struct("<Q")
+Span = tuple[int, int]
+
+
+class Workers:
+    """Worker processes for one module. A context manager.
+
+    Args:
+        original: the module.
+        count: how many.
+    """
+
+    def __init__(self, original: bytes, count: int) -> None:
+        self._file = tempfile.NamedTemporaryFile(prefix="sojourn-", suffix=".module")  # noqa: SIM115
+        self._file.write(original)
+        self._file.flush()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        command = [sys.executable, "-m", __spec__.name, self._file.name]
+        try:
+            for _ in range(count):
+                self._processes.append(
+                    subprocess.Popen(
+                        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+                    )
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._file.close()
+
+    def run(self, task: Callable[[Span], Any], spans: Sequence[Span]) -> Iterable[Any]:
+        """The ``wasm.base.Runner``: each span to the next worker that is free."""
+        order = _order(task)
+        free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        for process in self._processes:
+            free.put(process)
+
+        def do(span: Span) -> Any:
+            process = free.get()
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                _send(process.stdin, [*order, span])
+                return _result(task, _receive(process.stdout))
+            except (OSError, EOFError) as error:
+                raise RuntimeUnavailableError(
+                    f"a worker that prepares modules ended: {error}", "Try: sojourn doctor"
+                ) from None
+            finally:
+                free.put(process)
+
+        with ThreadPoolExecutor(len(self._processes), "sojourn-transform") as pool:
+            return list(pool.map(do, spans))
+
+
+def runner_for(original: bytes) -> tuple[Callable[..., Iterable[Any]], Callable[[], None]]:
+    """How to do tasks over a module of this size, and what to call when they are done."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(original) < PARALLEL_BYTES_MIN or cpus == 1 or not sys.executable:
+        return serially, lambda: None
+    workers = Workers(original, cpus)
+    return workers.run, workers.close
+
+
+def _environment() -> dict[str, str]:
+    """What a worker needs to find the modules that we found."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _order(task: Callable[[Span], Any]) -> list[Any]:
+    if isinstance(task, ScanTask):
+        return ["scan"]
+    assert isinstance(task, BodyTask)
+    where = task.suspensions
+    flags = [bytes(part) for part in (where.functions, where.types, where.entries, where.loops)]
+    return ["bodies", flags, task.suspending_imports, sorted(task.forced)]
+
+
+def _result(task: Callable[[Span], Any], reply: list[Any]) -> Any:
+    kind, found = reply[:2]
+    if kind == "unsupported":
+        raise UnsupportedFeatureError(found, reply[2])
+    if kind == "malformed":
+        raise MalformedModuleError(found, 0)
+    if isinstance(task, ScanTask):
+        return [
+            Calls(tuple(called), tuple(types), tuple(taken), loops) for called, types, taken, loops in found
+        ]
+    return found
+
+
+def _send(pipe: BinaryIO | Any, value: Any) -> None:
+    data = msgpack.packb(value)
+    pipe.write(_LENGTH.pack(len(data)) + data)
+    pipe.flush()
+
+
+def _receive(pipe: BinaryIO | Any) -> Any:
+    header = pipe.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        raise EOFError("no more messages")
+    (size,) = _LENGTH.unpack(header)
+    data = pipe.read(size)
+    if len(data) < size:
+        raise EOFError("a message that is cut short")
+    return msgpack.unpackb(data, use_list=True)
+
+
+def main(path: str) -> None:
+    """Be a worker for the module at ``path``."""
+    with open(path, "rb") as file:  # noqa: PTH123 - a worker imports as little as it can
+        module = Module.parse(file.read())
+    spaces = IndexSpaces.of(module)
+    code, starts = module.bodies()
+    code = bytes(code)
+    tasks: dict[bytes, Callable[[Span], Any]] = {}
+    while True:
+        try:
+            *order, span = _receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        key = msgpack.packb(order)
+        if key not in tasks:
+            if order[0] == "scan":
+                tasks[key] = ScanTask(code, starts, spaces.functions_imported)
+            else:
+                _, flags, imports, forced = order
+                where = Suspensions(*flags)
+                tasks[key] = BodyTask(code, starts, spaces, where, tuple(imports), frozenset(forced))
+        _send(sys.stdout.buffer, _reply(tasks[key], (span[0], span[1])))
+
+
+def _reply(task: Callable[[Span], Any], span: Span) -> list[Any]:
+    try:
+        found = task(span)
+    except UnsupportedFeatureError as error:
+        return ["unsupported", error.feature, error.function]
+    except MalformedModuleError as error:
+        return ["malformed", str(error)]
+    if isinstance(task, ScanTask):
+        found = [[call.functions, call.types, call.taken, call.loops] for call in found]
+    return ["done", found]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
