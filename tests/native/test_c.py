@@ -181,6 +181,8 @@ def test_what_is_too_much(
     [
         ([], ["3 /tmp", "in/file Capabilities insufficient", "/in/file Capabilities insufficient"]),
         (["dir:in=in"], ["3 in", "4 /tmp", "in/file opened", "/in/file opened"]),
+        (["dir:in"], ["3 in", "4 /tmp", "in/file opened", "/in/file opened"]),
+        (["dir:./in/"], ["3 in", "4 /tmp", "in/file opened", "/in/file opened"]),
         (["dir:in=/in", "dir:in=other"], ["3 /in", "4 other", "5 /tmp", "in/file opened", "/in/file opened"]),
         (
             ["dir:in=/tmp"],

@@ -13,8 +13,9 @@ from sojourn.model.grants import DirectoryGrant, EnvironmentGrant, parse_grant
 def directory_grants(texts: tuple[str, ...]) -> tuple[DirectoryGrant, ...]:
     """Grants of ``dir:PATH[=GUESTPATH][:rw]``.
 
-    Without GUESTPATH an absolute PATH keeps its name, and a relative one hangs below ``/``, the guest's
-    working directory, so that a program finds it under the same relative name.
+    Without GUESTPATH the guest is told PATH as it was typed; a relative one hangs below ``/``, the guest's
+    working directory, so that a program finds it under the same relative name. One that leads up, or
+    nowhere (``.``), is told by the directory's own name.
 
     Raises:
         GrantError: a path does not exist, or two grants have one guest path.
@@ -39,11 +40,9 @@ def directory_grants(texts: tuple[str, ...]) -> tuple[DirectoryGrant, ...]:
 
 def _guest_path(path: str) -> str:
     normal = posixpath.normpath(path)
-    if normal.startswith("/"):
-        return normal
-    if normal == "." or normal.startswith(".."):
+    if normal == "." or normal.split("/")[0] == "..":
         return "/" + Path(path).resolve().name
-    return "/" + normal
+    return normal
 
 
 def environment_grants(texts: tuple[str, ...]) -> tuple[EnvironmentGrant, ...]:
