@@ -1,6 +1,6 @@
 """``python -m benchmarks``: measure everything, write ``benchmarks/results/``.
 
-``--quick`` takes fewer rounds; ``--fresh`` also measures the first output with an empty cache (a minute).
+With names of sections, measure these and print the tables, writing nothing. ``--quick`` takes fewer rounds; ``--fresh`` also measures the first output with an empty cache (a minute).
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +24,10 @@ from sojourn.model.progress import Silent
 from sojourn.store.home import Home
 from sojourn.vm.process.compiled import CompiledModules
 from sojourn.vm.process.engine import THREAD_STACK_BYTES, WASI_MODULE, Instance, compile_module
+from sojourn.vm.process.monitor import RunningProcess
 from sojourn.vm.process.preparing import prepare
 from sojourn.vm.process.runtime import PythonRuntime, PythonStart
-from sojourn.vm.process.streams import Collected, Given, Streams
+from sojourn.vm.process.streams import Collected, Feed, Given, Streams
 
 from . import peers, report
 from .measure import Table, rate, timed
@@ -48,18 +51,18 @@ def starts(runtime: PythonRuntime, rounds: int) -> list[Table]:
     def first_line() -> float:
         """Until the first line of the program asks for the time, which is a host call."""
         asked: list[float] = []
+        begun = time.perf_counter()
         machine = runtime.start(image, Limits(), Streams(Given(), Collected(1 << 16), Collected(1 << 16)))
         reads = machine.surroundings.realtime_ns
         machine.surroundings.realtime_ns = lambda: asked.append(time.perf_counter()) or reads()  # type: ignore
         code = "import time; time.time()"
-        begun = time.perf_counter()
         machine.run(runtime.entry(PythonStart("code", code, ("-c",)), image))
         machine.close()
         return (asked[-1] - begun) * 1e3
 
-    ready = Table("Warm start: `runtime.start()`, the image with pandas", "ms", "less", OURS)
-    ready.measure("ready to enter", {OURS: start_only}, rounds * 10)
-    ready.measure("from there to the first line executed", {OURS: first_line}, rounds * 10)
+    ready = Table("Warm start, the image with pandas", "ms", "less", OURS)
+    ready.measure("`runtime.start()`: ready to enter", {OURS: start_only}, rounds * 20)
+    ready.measure("`runtime.start()` and on until the first line runs", {OURS: first_line}, rounds * 20)
 
     whole = Table("Start, run `pass` (or `import pandas`), end", "ms", "less", OURS)
     whole.notes.append("Eryx (pyeryx): the registry has no wheel for this platform")
@@ -81,6 +84,56 @@ def starts(runtime: PythonRuntime, rounds: int) -> list[Table]:
     code = "import pandas"
     whole.measure(code, {name: partial(timed, partial(run, code)) for name, run in heavy.items()}, rounds)
     return [ready, whole]
+
+
+STOPPED = {
+    "computing": "print(1, flush=True)\nwhile True: pass",
+    "in one long call of C": "print(1, flush=True)\nsum(range(10**12))",
+    "in a sleep": "import time; print(1, flush=True); time.sleep(1000)",
+    "in a read": "print(1, flush=True); input()",
+}
+
+
+class _Begun(Collected):
+    """A sink that says when the program has written its first line."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 10)
+        self.begun = threading.Event()
+
+    def write(self, data: memoryview) -> int:
+        self.begun.set()
+        return super().write(data)
+
+
+def stops(runtime: PythonRuntime, rounds: int) -> Table:
+    """From the request to stop until the process has ended, its memory given back."""
+    image = runtime.image(())
+    taken: dict[str, list[float]] = {row: [] for row in STOPPED}
+    for _ in range(rounds * 40):
+        for row, code in STOPPED.items():
+            feed, output = Feed(), _Begun()
+            machine = runtime.start(image, Limits(), Streams(feed, output, output))
+            feed.woken = machine.surroundings.wake
+            process = RunningProcess(machine, None)
+            process.begin(runtime.entry(PythonStart("code", code, ("-c",)), image))
+            if not output.begun.wait(60):
+                raise RuntimeError(f"the program never began: {output.text()}")
+            taken[row].append(timed(partial(_stop, process)))
+    table = Table("Stopping: from the request until it has ended", "ms", "less", "median")
+    for row, values in taken.items():
+        table.values[row] = {
+            "median": [statistics.median(values)],
+            "99th percentile": [statistics.quantiles(values, n=100, method="inclusive")[98]],
+            "longest": [max(values)],
+        }
+    return table
+
+
+def _stop(process: RunningProcess) -> None:
+    process.kill("measured")
+    if process.wait(60) is None:
+        raise RuntimeError("a process could not be stopped")
 
 
 def computing(runtime: PythonRuntime, rounds: int) -> Table:
@@ -188,8 +241,6 @@ def idle_memory(runtime: PythonRuntime) -> Table:
         machines = []
         threads = []
         for _ in range(count):
-            from sojourn.vm.process.streams import Feed
-
             feed = Feed()
             machine = runtime.start(image, Limits(), Streams(feed, Collected(1), Collected(1)))
             feed.woken = machine.surroundings.wake
@@ -230,31 +281,43 @@ def first_output() -> Table:
     return table
 
 
-def measure_all(quick: bool, fresh: bool) -> None:
+Section = Callable[[Home, PythonRuntime, int], list[Table]]
+SECTIONS: dict[str, Section] = {
+    "starts": lambda home, runtime, rounds: starts(runtime, rounds),
+    "computing": lambda home, runtime, rounds: [computing(runtime, rounds)],
+    "host-calls": lambda home, runtime, rounds: [host_calls(rounds)],
+    "stops": lambda home, runtime, rounds: [stops(runtime, rounds)],
+    "memory": lambda home, runtime, rounds: [idle_memory(runtime)],
+    "calls": lambda home, runtime, rounds: [calls(home.path, rounds)],
+}
+
+
+def measure_all(sections: list[str], quick: bool, fresh: bool) -> None:
     rounds = 2 if quick else 5
     home = Home.open()
     runtime = PythonRuntime(home, CompiledModules(home, Silent()), Silent())
-    tables = [
-        *starts(runtime, rounds),
-        computing(runtime, rounds),
-        host_calls(rounds),
-        idle_memory(runtime),
-    ]
-    tables.append(calls(home.path, rounds))
+    tables = [table for name in sections or SECTIONS for table in SECTIONS[name](home, runtime, rounds)]
     if fresh:
         tables.append(first_output())
+    if sections:
+        print("".join(report.markdown(table) for table in tables))
+        return
     machine = f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
     report.write(tables, HERE / "results", machine, rounds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"one of: {', '.join(SECTIONS)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--fresh", action="store_true", help="first output with an empty cache too")
     chosen = parser.parse_args()
+    unknown = set(chosen.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are: {', '.join(SECTIONS)}")
     # Guests run on this thread, so it needs the stack that the engine may use.
     threading.stack_size(THREAD_STACK_BYTES)
-    thread = threading.Thread(target=measure_all, args=(chosen.quick, chosen.fresh))
+    thread = threading.Thread(target=measure_all, args=(chosen.sections, chosen.quick, chosen.fresh))
     thread.start()
     threading.stack_size(0)
     thread.join()

@@ -5,6 +5,11 @@ globals. An image is those two, in files: memory as it is (mapped copy-on-write 
 starts from it), the rest in a small description. Its digest covers what it was made from: the runtime, how
 we change it, our half inside the guest, and the imports.
 
+Nothing damaged is ever started from: memory is checked as every verified file is (``store.files``), the
+description carries its own checksum. Whoever makes or removes an image
+holds its lock; reading needs none, because an image is there only once its description is, which comes last.
+An image that is removed while processes run from it stays with them until the last has ended.
+
 An image holds the interpreter's string-hash seed, so images are shared within one home, that is one
 tenant, and never beyond (docs/limitations.md).
 """
@@ -17,16 +22,18 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sojourn.store.files import translated, verified, write_atomic, write_verified
-from sojourn.store.home import Home
+from sojourn.store.home import Home, try_lock
 from sojourn.wasm import INSTRUMENT_VERSION
 
-FORMAT = 2
+FORMAT = 3
 _DESCRIPTION, _MEMORY = "image.json", "memory"
 _DAY_S = 86400
 
@@ -56,12 +63,22 @@ class ImageInfo:
     last_used_s: float = 0.0
 
 
-@dataclass(frozen=True)
 class Image:
-    """An image opened: ``descriptor`` stays open and is mapped by every process that starts from it."""
+    """An image opened, to be mapped by every process that starts from it.
 
-    info: ImageInfo
-    descriptor: int
+    ``descriptor`` is open as long as this object lives: whoever holds it can start from it, whatever happens
+    to the files.
+    """
+
+    def __init__(self, info: ImageInfo, descriptor: int) -> None:
+        self.info = info
+        self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+
+def image_lock(digest: str) -> str:
+    """The name of the lock that whoever makes or removes an image holds."""
+    return f"image-{digest}"
 
 
 def image_digest(runtime: str, guest: str, imports: Sequence[str]) -> str:
@@ -95,33 +112,46 @@ class ImageStore:
             return None
         try:
             descriptor = os.open(folder / _MEMORY, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            os.utime(folder / _DESCRIPTION)
         except OSError:
             return None
-        return Image(info, descriptor)
+        image = Image(info, descriptor)
+        if os.fstat(descriptor).st_size != info.bytes:
+            return None
+        with suppress(OSError):  # a home that cannot be written any more can still be started from
+            os.utime(folder / _DESCRIPTION)
+        return image
 
     def save(self, info: ImageInfo, memory: memoryview) -> Image:
-        """Store an image; an equal one that appeared meanwhile is used instead."""
+        """Store an image. The caller holds its lock.
+
+        Raises:
+            StoreError: it cannot be written; nothing of it is left then.
+        """
         folder = self._home.images / info.digest
-        with translated(folder):
+        with self._lock:
+            self._open.pop(info.digest, None)
+        try:
+            with translated(folder):
+                _discard(folder)
+                folder.mkdir(mode=0o700)
+                write_verified(folder / _MEMORY, memory)
+                write_atomic(folder / _DESCRIPTION, _sealed(info))
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o700)
-            write_verified(folder / _MEMORY, memory)
-            write_atomic(folder / _DESCRIPTION, json.dumps(asdict(info)).encode())
+            raise
         image = self.find(info.digest)
         if image is None:
             raise RuntimeError(f"the image {info.digest} cannot be read back")
         return image
 
     def _describe(self, folder: Path) -> ImageInfo | None:
+        """What the description in ``folder`` says, or None when it is missing, damaged or another image's."""
         path = folder / _DESCRIPTION
         try:
-            value: dict[str, Any] = json.loads(path.read_bytes())
-            value |= {name: tuple(value[name]) for name in ("imports", "twisters")}
-            value |= {"last_used_s": path.stat().st_mtime}
-            return ImageInfo(**value)
-        except (OSError, ValueError, KeyError, TypeError):
+            info = _unsealed(path.read_bytes(), path.stat().st_mtime)
+        except OSError:
             return None
+        return info if info is not None and info.digest == folder.name else None
 
     def all(self) -> list[ImageInfo]:
         """All images, the most recently used first."""
@@ -134,13 +164,54 @@ class ImageStore:
         removed = []
         for folder in self._home.images.iterdir():
             info = self._describe(folder)
-            if info is None or info.last_used_s <= oldest:
-                with self._lock:
-                    image = self._open.pop(folder.name, None)
-                    if image is not None:
-                        os.close(image.descriptor)
-                with translated(folder):
-                    shutil.rmtree(folder)
-                if info is not None:
-                    removed.append(info)
+            if info is not None and info.last_used_s > oldest:
+                continue
+            if self._remove(folder) and info is not None:
+                removed.append(info)
         return removed
+
+    def _remove(self, folder: Path) -> bool:
+        """Whether it has been removed: an image that is being made is left alone."""
+        lock = self._home.locks / image_lock(folder.name)
+        with translated(lock):
+            held = try_lock(lock)
+        if held is None:
+            return False
+        try:
+            with self._lock:
+                self._open.pop(folder.name, None)
+            with translated(folder):
+                _discard(folder)
+        finally:
+            with suppress(OSError):
+                lock.unlink()
+            os.close(held)
+        return True
+
+
+def _discard(folder: Path) -> None:
+    """Remove an image's folder, or whatever has its name. What is not there is no error."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
+
+
+def _sealed(info: ImageInfo) -> bytes:
+    """A description as it is stored, with its own checksum."""
+    text = json.dumps(asdict(info))
+    return json.dumps({"info": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}).encode()
+
+
+def _unsealed(data: bytes, last_used_s: float) -> ImageInfo | None:
+    """What ``_sealed`` made, or None when it is anything else."""
+    try:
+        outer = json.loads(data)
+        text = outer["info"]
+        if hashlib.sha256(text.encode()).hexdigest() != outer["sha256"]:
+            return None
+        value: dict[str, Any] = json.loads(text)
+        value |= {name: tuple(value[name]) for name in ("imports", "twisters")}
+        return ImageInfo(**value | {"last_used_s": last_used_s})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

@@ -40,7 +40,7 @@ from .filesystems import (
     mount_grants,
 )
 from .guest import function_server_files
-from .images import Image, ImageInfo, ImageStore, image_digest
+from .images import Image, ImageInfo, ImageStore, image_digest, image_lock
 from .objects import fill_states, find_state, make_immortal
 from .streams import Collected, Given, Streams
 from .virtual_machine import VirtualMachine
@@ -130,7 +130,7 @@ class PythonRuntime:
         image = self._images.find(digest)
         if image is not None:
             return image
-        with self._building, self._home.lock(f"image-{digest}"):
+        with self._building, self._home.lock(image_lock(digest)):
             return self._images.find(digest) or self._build(digest, tuple(sorted(set(imports))))
 
     def _build(self, digest: str, imports: tuple[str, ...]) -> Image:

@@ -42,6 +42,7 @@ import weakref
 import _sojourn_adapt
 
 _HERE = __file__
+_HOME = os.path.dirname(__file__)
 _BROKEN = 70
 _REHEARSALS = 20
 _TWISTER_WORDS = 624
@@ -56,7 +57,7 @@ def prepare(common, names):
     _image["failed"], seeded, drawn = _import_all(common, names)
     _restore_quitters()
     os.environ.clear()
-    sys.path[:] = [path for path in sys.path if path and path != os.path.dirname(_HERE)]
+    sys.path[:] = [path for path in sys.path if path and path != _HOME]
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
     os.getpid = _getpid
@@ -190,6 +191,23 @@ def _rehearse():
         _own_modules()
         _flush()
     sys.argv[:], sys.orig_argv[:] = arguments
+    _rehearse_calls()
+
+
+def _rehearse_calls():
+    """Answer a call as a process does that serves functions."""
+    from sojourn_guest import serve
+
+    with open(os.path.join(_HOME, "sojourn_guest", "rehearsal"), "rb") as file:
+        data = file.read()
+    for _ in range(_REHEARSALS):
+        server, requests = serve.Server(), io.BytesIO(data)
+        while (message := serve.read_message(requests.readinto)) is not None:
+            reply, _ = server.answer(message)
+            serve._write(io.BytesIO(), serve._sendable(reply))
+            if serve._open(reply)[0] not in ("loaded", "returned"):
+                raise AssertionError(f"the rehearsal went wrong: {reply.header!r}")
+        server.close()
 
 
 def _forget():
