@@ -1,6 +1,7 @@
 """``python -m benchmarks``: measure everything, write ``benchmarks/results/``.
 
-With names of sections, measure these and print the tables, writing nothing. ``--quick`` takes fewer rounds; ``--fresh`` also measures the first output with an empty cache (a minute).
+With names of sections, measure these and print the tables, writing nothing. ``--quick`` takes fewer rounds;
+``--fresh`` also measures the first output with an empty cache (a minute).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-from sojourn.functions.codec import GUEST_FILES
+from sojourn.functions.codec import GUEST_FILES, Registry, encode
 from sojourn.functions.protocol import Connection
 from sojourn.functions.ship import ship
 
@@ -35,7 +35,8 @@ def function_server_files() -> dict[str, bytes]:
 
 def _rehearsal() -> bytes:
     """What a host sends for one call: an image answers it a few times while it is made."""
-    _, messages = Connection().call(ship(_sample, frozenset()), (1, 2.5), {"text": "a"})
+    value = encode([[1, 2.5], {"text": "a"}], Registry({}))
+    _, messages = Connection().call(ship(_sample, frozenset()), value)
     return b"".join(bytes(part) for message in messages for part in message.parts())
 
 
