@@ -205,6 +205,28 @@ def test_a_program_is_told_of_what_was_granted(
     assert done.stdout.splitlines() == [*lines, "Bad file descriptor"]
 
 
+@pytest.mark.parametrize(
+    ("grants", "lines", "paths"),
+    [
+        (["dir:in/file=/etc/conf"], ["3 /etc", "4 /tmp"], ["/etc/conf", "etc/conf"]),
+        (["dir:in/file"], ["3 in", "4 /tmp"], ["in/file", "/in/file"]),
+        (["dir:in/file=conf"], ["3 .", "4 /tmp"], ["conf", "/conf"]),
+        (["dir:in/file=/conf", "dir:in=/data"], ["3 /data", "4 /", "5 /tmp"], ["/conf", "/data/file"]),
+        (["dir:in/file=/a/b", "dir:in/file=/a/c"], ["3 /a", "4 /tmp"], ["/a/b", "a/c"]),
+        (["dir:in/file=/tmp/x"], ["3 /tmp"], ["/tmp/x"]),
+        (["dir:in/file=/a/b", "dir:in=/"], ["3 /", "4 /a"], ["/a/b", "/file"]),
+    ],
+)
+def test_a_granted_file_is_found_in_its_directory(
+    sojourn: Sojourn, tmp_path: Path, grants: list[str], lines: list[str], paths: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_text("x")
+    flags = [flag for grant in grants for flag in ("--grant", grant)]
+    done = sojourn("run", *flags, build(tmp_path, PREOPENS), *paths)
+    assert done.stdout.splitlines()[:-1] == [*lines, *(f"{path} opened" for path in paths)]
+
+
 def test_its_own_files_are_preopened(sojourn: Sojourn, tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("x")
     program = build(tmp_path, PREOPENS)

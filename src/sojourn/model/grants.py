@@ -46,8 +46,8 @@ class DirectoryGrant:
 
     @property
     def place(self) -> str:
-        """Where ``guest_path`` is in the guest's tree: from ``/``, the guest's working directory."""
-        return "/" + "/".join(part for part in self.guest_path.split("/") if part not in ("", "."))
+        """Where ``guest_path`` is in the guest's tree."""
+        return place_of(self.guest_path)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -99,6 +99,11 @@ def check_variable(name: str) -> None:
         raise GrantError(
             f"{name!r} is not a variable name", "Try: letters, digits and _, not starting with a digit"
         )
+
+
+def place_of(guest_path: str) -> str:
+    """The absolute form of ``guest_path``; a relative one begins at ``/``, the guest's working directory."""
+    return "/" + "/".join(part for part in guest_path.split("/") if part not in ("", "."))
 
 
 def check_guest_path(path: str) -> None:

@@ -1,17 +1,19 @@
 """WASI commands: any core module for WASI preview 1 that exports ``_start``.
 
-A command looks for what it may touch in its preopened directories, so it gets one for each grant, under
-the very name it was granted as. After those come the private ones: ``/tmp``, in memory, and the program's
-own files at ``/program`` when it has any; neither when a directory was granted as ``/``, where they would
-hide what the directory has of that name. The root of the tree itself is not preopened (decision 8).
+A command looks for what it may touch in its preopened directories, so it gets one for each directory
+granted, under the very name it was granted as, and one for each directory that a granted file is in. After
+those come the private ones: ``/tmp``, in memory, and the program's own files at ``/program`` when it has any;
+neither when a directory was granted as ``/``, where they would hide what the directory has of that name.
+The root of the tree itself is not preopened (decision 8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import posixpath
+from collections.abc import Container, Mapping, Sequence
 
 from sojourn.model.errors import LimitError, ModuleError
-from sojourn.model.grants import DirectoryGrant
+from sojourn.model.grants import DirectoryGrant, place_of
 from sojourn.model.limits import Limits
 
 from .assembly import assemble
@@ -69,10 +71,11 @@ class Command:
             if files:
                 tree.mount_directory(PROGRAM_FOLDER, bundle(files, PROGRAM_DEVICE))
             directories = mount_grants(tree, grants, quota)
-            granted = {grant.place for grant in grants}
-            private = (SCRATCH_FOLDER, *([PROGRAM_FOLDER] if files else []))
-            if "/" not in granted:
-                directories += [(path, tree.directory(path)) for path in private if path not in granted]
+            told = {place_of(path): path for path, _ in directories}
+            for path in _private(grants, told, bool(files)):
+                if place_of(path) not in told:
+                    told[place_of(path)] = path
+                    directories.append((path, tree.directory(place_of(path))))
             return [(_encoded(path), directory) for path, directory in directories]
 
         try:
@@ -92,6 +95,19 @@ class Command:
 
     def enter(self, instance: Instance) -> int | None:
         return instance.call(START_FUNCTION)
+
+
+def _private(grants: Sequence[DirectoryGrant], directories: Container[str], files: bool) -> list[str]:
+    """The guest paths of the directories in private memory that are worth telling, the most important first:
+    those with a granted file; ``/tmp``; that of the program when it has ``files``.
+
+    Args:
+        directories: the places where a directory was granted.
+    """
+    found = [posixpath.dirname(grant.guest_path) or "." for grant in grants if grant.place not in directories]
+    if "/" not in directories:
+        found += [SCRATCH_FOLDER, *([PROGRAM_FOLDER] if files else [])]
+    return found
 
 
 def _encoded(text: str) -> bytes:

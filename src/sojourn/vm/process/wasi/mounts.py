@@ -84,12 +84,13 @@ class MountTree:
         self._walk(guest_path, _parts(guest_path)).close()
 
     def directory(self, guest_path: str) -> Directory:
-        """A new handle on the directory ``guest_path`` (absolute), which must exist.
+        """A new handle on the directory ``guest_path`` (absolute) of the private file system or mounted in
+        it, whatever is mounted over the root.
 
         Raises:
             WasiError: it does not, or cannot be opened.
         """
-        at = self.root()
+        at: Directory = MountedDirectory(self, self.private.root())
         for part in _parts(guest_path):
             try:
                 below = at.lookup(part)
