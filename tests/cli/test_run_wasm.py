@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -170,3 +171,35 @@ def test_a_closed_pipe_ends_the_guest_quietly(runtime_home: Path, tmp_path: Path
     assert process.stderr is not None
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+@pytest.mark.parametrize("flags", [[], ["--wall", "3s"]])
+def test_a_guest_that_writes_where_nobody_reads_can_be_ended(
+    sojourn: Sojourn, runtime_home: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    name = f"flood {len(flags)}"
+    process = start(runtime_home, "--quiet", "--name", name, *flags, module(tmp_path, YES))
+    pid = wait_for(sojourn, name)
+    if flags:
+        assert process.wait(30) == 125
+    else:
+        assert process.stdout is not None
+        select.select([process.stdout], [], [], 30)  # it writes
+        assert sojourn("kill", pid).returncode == 0
+        assert process.wait(10) == 137
+    process.communicate()
+
+
+def test_closed_standard_descriptors_are_no_files_of_ours(sojourn: Sojourn, tmp_path: Path) -> None:
+    """Whatever we open first would otherwise be the guest's output."""
+    path = module(tmp_path, CAT)
+    script = f"exec '{sys.executable}' -m sojourn run '{path}' <&- >&-"
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        env={**os.environ, "SOJOURN_HOME": str(tmp_path / "fresh")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from sojourn.vm.process.surroundings import Surroundings, readable
+from sojourn.vm.process.surroundings import Surroundings, ready
 from sojourn.vm.process.wasi.outside import LimitReached, Stopped
 
 
@@ -16,9 +16,9 @@ def test_descriptors_beyond_those_of_select_can_be_waited_for() -> None:
     reading, writing = os.pipe()
     high = fcntl.fcntl(reading, fcntl.F_DUPFD, 1500)
     try:
-        assert readable([high], 0) == set()
+        assert ready([high], 0) == set()
         os.write(writing, b"x")
-        assert readable([high], 10) == {high}
+        assert ready([high], 10) == {high}
     finally:
         for descriptor in (reading, writing, high):
             os.close(descriptor)
@@ -56,3 +56,54 @@ def test_a_wake_after_the_end_is_harmless() -> None:
     surroundings.close()
     surroundings.wake()
     surroundings.stop("late")
+
+
+class Pipe:
+    tty = False
+
+    def __init__(self, descriptor: int) -> None:
+        self.fileno = lambda: descriptor
+
+    def write(self, data: memoryview) -> int:
+        raise AssertionError("waiting writes nothing")
+
+
+def test_waiting_for_room_ends_when_there_is_some_and_when_nobody_reads() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    written = 0
+    try:
+        while True:
+            written += os.write(writing, bytes(4096))
+    except BlockingIOError:
+        pass
+    surroundings = Surroundings(60)
+    thread = threading.Thread(target=os.read, args=(reading, written))
+    thread.start()
+    while not ready([], 0, writers=[writing]):
+        surroundings.wait([], None, [Pipe(writing)])
+    thread.join()
+    os.close(reading)
+    surroundings.wait([], None, [Pipe(writing)])
+    os.close(writing)
+    surroundings.close()
+
+
+def test_a_stop_ends_a_wait_for_room() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        while True:
+            os.write(writing, bytes(4096))
+    except BlockingIOError:
+        pass
+    surroundings = Surroundings(60)
+    thread = threading.Thread(target=surroundings.stop, args=("enough",))
+    thread.start()
+    with pytest.raises(Stopped, match="enough"):
+        while True:
+            surroundings.wait([], None, [Pipe(writing)])
+    thread.join()
+    surroundings.close()
+    os.close(reading)
+    os.close(writing)

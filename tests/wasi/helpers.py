@@ -47,7 +47,7 @@ class FakeOutside:
         self._random += 1
         return bytes((self._random + at) % 251 + 1 for at in range(size))
 
-    def wait(self, sources: Sequence[Source], timeout_ns: int | None) -> None:
+    def wait(self, sources: Sequence[Source], timeout_ns: int | None, sinks: Sequence[Sink] = ()) -> None:
         self.waits.append(timeout_ns)
         if self.on_wait is not None:
             self.on_wait()

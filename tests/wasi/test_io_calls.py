@@ -305,6 +305,28 @@ def test_a_short_write_is_told() -> None:
     assert g.system.output_bytes == 3
 
 
+def test_a_full_stream_is_waited_for() -> None:
+    full = FakeSink(most=0)
+    g = Guest(output_bytes=6, stdout=full)
+    with pytest.raises(Stopped):  # the process ends while it waits
+        g.write(1, b"abc")
+    assert (g.system.output_bytes, g.outside.waits) == (0, [None])
+    g.outside.on_wait = lambda: setattr(full, "most", 2)
+    assert g.write(1, b"abc") == 2
+    g.outside.on_wait, full.most = lambda: setattr(full, "most", 9), 0
+    with pytest.raises(LimitReached):
+        g.write(1, b"defgh")
+    assert bytes(full.data) == b"abdefg"
+
+
+def test_a_full_stream_that_must_not_wait() -> None:
+    g = Guest(stdout=FakeSink(most=0))
+    g.ok("fd_fdstat_set_flags", 1, FdFlags.NONBLOCK)
+    g.put(g.DATA, b"abc")
+    assert g.call("fd_write", 1, *g.vectors([3]), g.OUT) == Errno.EAGAIN
+    assert g.outside.waits == []
+
+
 def test_extra_streams_come_after_the_preopens_and_do_not_count() -> None:
     answers = FakeSink()
     g = Guest(extra=[FakeSource(b"question"), answers])

@@ -5,6 +5,7 @@ Commands are imported when they are called, so that ``--help`` and completion ar
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -57,8 +58,18 @@ def cli() -> None:
     """
 
 
+def _fill_standard_descriptors() -> None:
+    """Who starts us may have closed 0, 1 or 2; the next file of ours must not become a guest's output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
 def main() -> None:
     """The entry point: runs the command, turns errors into words and an exit status."""
+    _fill_standard_descriptors()
     as_json = "--json" in sys.argv[1:]
     try:
         cli.main(standalone_mode=False)

@@ -163,10 +163,14 @@ def run(
         chosen,
         not no_image,
     )
-    with EmbeddedHost(home, progress=progress) as host, _Signals() as signals:
-        stdin = Given() if program == "-" else FdSource(0)
-        out, err = FdSink(1, signals.output_closed), FdSink(2)
-        process = host.launch(request, stdin=stdin, stdout=out, stderr=err)
+    with (
+        _Signals() as signals,
+        FdSource(0) as stdin,
+        FdSink(1, signals.output_closed) as out,
+        FdSink(2) as err,
+        EmbeddedHost(home, progress=progress) as host,
+    ):
+        process = host.launch(request, stdin=Given() if program == "-" else stdin, stdout=out, stderr=err)
         signals.watch(process.kill)
         ending = None
         while ending is None:

@@ -32,7 +32,7 @@ from sojourn.store.records import ProcessRecord
 from sojourn.store.table import ProcessTable
 from sojourn.vm.process.monitor import Launch, ProcessMonitor, RunningProcess
 from sojourn.vm.process.streams import Streams
-from sojourn.vm.process.surroundings import readable
+from sojourn.vm.process.surroundings import ready
 from sojourn.vm.process.virtual_machine import Usage
 from sojourn.vm.process.wasi.outside import Sink, Source
 
@@ -286,10 +286,10 @@ class _Watcher:
         while not self._closed:
             with self._lock:
                 numbers = {receiver.fileno() for receiver in self._receivers} - {-1}
-            ready = readable([self._wake_in, *numbers], None)
-            if self._wake_in in ready:
+            found = ready([self._wake_in, *numbers], None)
+            if self._wake_in in found:
                 os.read(self._wake_in, 4096)
-            self._handle(ready)
+            self._handle(found)
 
     def _handle(self, ready: set[int]) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
-from .wasi.outside import Leave, LimitReached, Source, Stopped
+from .wasi.outside import Leave, LimitReached, Sink, Source, Stopped
 
 RESOLUTION_NS = 1
 _FOREVER_S = 1 << 20
@@ -70,8 +70,8 @@ class Surroundings:
         if time.monotonic() >= self._deadline_s:
             raise LimitReached("wall_seconds")
 
-    def wait(self, sources: Sequence[Source], timeout_ns: int | None) -> None:
-        """Return when a source may be readable, something woke us, or the time is over.
+    def wait(self, sources: Sequence[Source], timeout_ns: int | None, sinks: Sequence[Sink] = ()) -> None:
+        """Return when a source may be readable, a sink may have room, something woke us, or the time is over.
 
         Raises:
             Stopped: the process is to end.
@@ -84,10 +84,11 @@ class Surroundings:
         left_s = max(0.0, self._deadline_s - time.monotonic())
         timeout_s = left_s if timeout_ns is None else min(left_s, timeout_ns / 1e9)
         waited = [self._wake_in, *(fd for fd in map(_descriptor, sources) if fd is not None)]
+        room = [fd for fd in map(_descriptor, sinks) if fd is not None]
         if timeout_s < _SHORT_S:  # finer than the poll below can wait
             time.sleep(timeout_s)
             timeout_s = 0.0
-        if self._wake_in in readable(waited, timeout_s):
+        if self._wake_in in ready(waited, timeout_s, writers=room):
             os.read(self._wake_in, 4096)
         self.check()
         if self._leaving:
@@ -124,16 +125,19 @@ class Surroundings:
             self._wake_in = self._wake_out = -1
 
 
-def readable(descriptors: Iterable[int], timeout_s: float | None) -> set[int]:
-    """Those of ``descriptors`` that can be read, or are at their end, within ``timeout_s`` (None: for ever),
-    which is cut to whole milliseconds. Descriptors may be of any number, unlike with ``select``."""
+def ready(readers: Iterable[int], timeout_s: float | None, *, writers: Iterable[int] = ()) -> set[int]:
+    """The descriptors of ``readers`` that can be read or are at their end, and those of ``writers`` that take
+    something or are broken, within ``timeout_s`` (None: for ever), which is cut to whole milliseconds. They
+    may be of any number, unlike with ``select``."""
     poller = select.poll()
-    for descriptor in descriptors:
+    for descriptor in writers:
+        poller.register(descriptor, select.POLLOUT)
+    for descriptor in readers:
         poller.register(descriptor, select.POLLIN)
     milliseconds = None if timeout_s is None else int(min(timeout_s, _FOREVER_S) * 1000)
     return {descriptor for descriptor, _ in poller.poll(milliseconds)}
 
 
-def _descriptor(source: Source) -> int | None:
-    fileno = getattr(source, "fileno", None)
+def _descriptor(stream: Source | Sink) -> int | None:
+    fileno = getattr(stream, "fileno", None)
     return None if fileno is None else int(fileno())

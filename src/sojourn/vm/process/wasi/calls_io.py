@@ -44,19 +44,29 @@ class IoCalls(Kernel):
         if not size:
             return 0
         if not descriptor.counted:
-            return sink.write(data)
+            return sink.write(data) or self._write_waiting(descriptor, sink, data)
         output = self._output
         if size <= output.left:
-            size = sink.write(data)
+            size = sink.write(data) or self._write_waiting(descriptor, sink, data)
             output.used += size
             return size
-        return self._write_last(sink, data)
+        return self._write_last(descriptor, sink, data)
 
-    def _write_last(self, sink: Sink, data: memoryview) -> int:
+    def _write_waiting(self, descriptor: Descriptor, sink: Sink, data: memoryview) -> int:
+        """The sink has no room: wait for it, as long as the process may."""
+        size = 0
+        while not size:
+            if descriptor.flags & _NONBLOCK:
+                raise WasiError(Errno.EAGAIN)
+            self._outside.wait((), None, (sink,))
+            size = sink.write(data)
+        return size
+
+    def _write_last(self, descriptor: Descriptor, sink: Sink, data: memoryview) -> int:
         """More than the limit allows: write what it does, then end."""
         data = data[: self._output.left]
         while data:
-            size = sink.write(data)
+            size = sink.write(data) or self._write_waiting(descriptor, sink, data)
             self._output.used += size
             data = data[size:]
         raise LimitReached(self._output.name)

@@ -61,8 +61,8 @@ class Sink(Protocol):
     def tty(self) -> bool: ...
 
     def write(self, data: memoryview) -> int:
-        """Take at least one byte of ``data`` (which is not empty), waiting when need be; how many were
-        taken. ``data`` is valid during the call only.
+        """Take some of ``data`` (which is not empty); how many bytes were taken, 0 when it has no room now:
+        the caller then waits with ``Outside.wait``. ``data`` is valid during the call only.
 
         Raises:
             WasiError: ``EPIPE`` when nobody reads any more, ``EIO`` when the stream is broken.
@@ -83,8 +83,9 @@ class Outside(Protocol):
 
     def random(self, size: int) -> bytes: ...
 
-    def wait(self, sources: Sequence[Source], timeout_ns: int | None) -> None:
-        """Return when a source may be readable or the time is over (None: never over). May return early.
+    def wait(self, sources: Sequence[Source], timeout_ns: int | None, sinks: Sequence[Sink] = ()) -> None:
+        """Return when a source may be readable, a sink may have room, or the time is over (None: never
+        over). May return early.
 
         Raises:
             Stopped: the process is to end.
