@@ -6,6 +6,7 @@ import pytest
 
 from sojourn.vm.process.wasi.abi import Errno, FileType, Rights
 from sojourn.vm.process.wasi.bundle_fs import BundleFileSystem
+from sojourn.vm.process.wasi.descriptors import PATH_KEPT_BYTES_MAX
 from sojourn.vm.process.wasi.outside import LimitReached
 
 from .helpers import ALL_RIGHTS, Guest
@@ -397,3 +398,19 @@ def test_the_limit_on_bytes_in_files() -> None:
     with pytest.raises(LimitReached):
         g.symlink("x" * 4000, "long")
     assert all(inode.opens <= 1 for inode in g.tree.private.inodes.values())
+
+
+def test_the_path_that_a_descriptor_keeps_has_a_largest_length() -> None:
+    """A guest that goes down name by name must not make the host hold the sum of all paths."""
+    g = Guest()
+    name = b"d" * 200
+    fd = 3
+    for _ in range(PATH_KEPT_BYTES_MAX // 201):
+        g.mkdir(name, fd=fd)
+        below = g.open_directory(name, fd=fd)
+        if fd != 3:
+            g.ok("fd_close", fd)
+        fd = below
+    assert len(g.system.descriptors[fd].path) <= PATH_KEPT_BYTES_MAX
+    g.mkdir(name, fd=fd)
+    assert g.try_open(name, fd=fd, oflags=2, rights=0) == Errno.ENAMETOOLONG

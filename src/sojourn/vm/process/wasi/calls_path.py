@@ -10,7 +10,7 @@ from typing import cast
 
 from .abi import SYMLINK_FOLLOW, Errno, FdFlags, FileType, OFlags, Rights
 from .calls_fd import FdCalls
-from .descriptors import Descriptor, SharedDirectory
+from .descriptors import PATH_KEPT_BYTES_MAX, Descriptor, SharedDirectory
 from .kernel import U32, syscall
 from .resolve import Target, resolve
 from .vfs import PATH_BYTES_MAX, Directory, File, Symlink, WasiError
@@ -291,4 +291,7 @@ def _follow(lookup_flags: int) -> bool:
 
 def _join(start: bytes, target: Target) -> bytes:
     parts = [*target.parts, *([] if target.name is None else [target.name])]
-    return b"/".join([start.rstrip(b"/"), *parts]) or b"/"
+    joined = b"/".join([start.rstrip(b"/"), *parts]) or b"/"
+    if len(joined) > PATH_KEPT_BYTES_MAX:
+        raise WasiError(Errno.ENAMETOOLONG)
+    return joined

@@ -17,6 +17,8 @@ from .abi import Errno
 from .outside import LimitReached, Sink, Source
 from .vfs import Directory, File, Node, WasiError
 
+PATH_KEPT_BYTES_MAX = 1 << 16  # of one descriptor: opened name by name, a path grows without end
+
 
 class Kind(StrEnum):
     FILE = "file"

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .abi import Errno, FileType
-from .sparse import CHUNK_BYTES, SparseBytes
+from .sparse import SparseBytes
 from .vfs import Directory, Entry, File, Node, Quota, Stat, WasiError
 
 INODE_BYTES = 512  # what an inode costs, its data aside
@@ -238,12 +238,11 @@ class MemoryFile(MemoryNode):
         self._need_write()
         _check_end(offset + length)
         held = self._inode.data
-        begin, missing = held.size, offset + length - held.size
-        if missing > 0:
-            first = min(missing, CHUNK_BYTES)
-            self._fs.quota.charge(missing - first + held.growth(begin, first))
-            for at in range(begin, begin + missing, len(_ZEROS)):
-                held.write(at, memoryview(_ZEROS)[: begin + missing - at])
+        end = offset + length
+        if end > held.size:
+            self._fs.quota.charge(held.dense_growth(end))
+            for at in range(held.size, end, len(_ZEROS)):
+                held.write(at, memoryview(_ZEROS)[: end - at])
             self._changed()
 
     def sync(self, data_only: bool) -> None:

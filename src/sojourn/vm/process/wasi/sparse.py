@@ -1,7 +1,9 @@
 """The content of a file in memory, with holes: what was never written takes no room.
 
 A file is cut into chunks of ``CHUNK_BYTES``; a chunk holds as many bytes as were ever written into its front,
-and reads as zeros behind them. So a file of terabytes with one byte at its end costs a chunk.
+and reads as zeros behind them. So a file of terabytes with one byte at its end costs a chunk. A chunk costs
+``CHUNK_COST_BYTES`` besides its bytes, or files of single bytes far apart would hold a hundred times what is
+counted.
 
 Plain data: ``chunks`` by number, and ``size``.
 """
@@ -12,11 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 CHUNK_BYTES = 1 << 16
+CHUNK_COST_BYTES = 192  # of one chunk in Python's memory, its bytes aside
 
 
 @dataclass(slots=True)
 class SparseBytes:
-    """Bytes of length ``size``. ``held`` of them take room; no chunk is longer than ``CHUNK_BYTES``."""
+    """Bytes of length ``size``, which take the room of ``held`` bytes. No chunk is longer than
+    ``CHUNK_BYTES``; there is no empty one."""
 
     size: int = 0
     held: int = 0
@@ -41,20 +45,29 @@ class SparseBytes:
 
     def growth(self, offset: int, size: int) -> int:
         """How many more bytes a write of ``size`` bytes at ``offset`` will hold."""
-        return sum(max(0, at + length - self._length(n)) for n, at, length in _spans(offset, size))
+        return sum(max(0, at + length - self._cost(n)) for n, at, length in _spans(offset, size))
 
-    def _length(self, number: int) -> int:
+    def _cost(self, number: int) -> int:
+        """The bytes that a chunk has; less than none, by what it costs, when it is not there."""
         chunk = self.chunks.get(number)
-        return 0 if chunk is None else len(chunk)
+        return -CHUNK_COST_BYTES if chunk is None else len(chunk)
+
+    def dense_growth(self, end: int) -> int:
+        """How many more bytes will be held when all from ``size`` to ``end``, behind it, is written."""
+        first = min(end, (self.size // CHUNK_BYTES + 1) * CHUNK_BYTES)
+        behind = end - first
+        return (
+            self.growth(self.size, first - self.size) + behind + -(-behind // CHUNK_BYTES) * CHUNK_COST_BYTES
+        )
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write ``data`` (of bytes) at ``offset``, lengthening where need be."""
         done = 0
         for number, at, length in _spans(offset, len(data)):
+            before = self._cost(number)
             chunk = self.chunks.setdefault(number, bytearray())
-            before = len(chunk)
-            if before < at:
-                chunk += bytes(at - before)
+            if len(chunk) < at:
+                chunk += bytes(at - len(chunk))
             chunk[at : at + length] = data[done : done + length]
             self.held += len(chunk) - before
             done += length
@@ -71,6 +84,7 @@ class SparseBytes:
                 del chunk[left:]
                 if not chunk:
                     del self.chunks[number]
+                    self.held -= CHUNK_COST_BYTES
         self.size = size
 
 
