@@ -46,8 +46,13 @@ def write_bundle(bundle: Bundle, path: Path) -> None:
         _add(archive, MANIFEST, bundle.program.to_json())
         for name in sorted(bundle.contents):
             _add(archive, FOLDER + name, bundle.contents[name])
-    write_atomic(path, buffer.getbuffer())
-    path.chmod(0o644)
+    try:
+        write_atomic(path, buffer.getbuffer())
+        path.chmod(0o644)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}", "Try: -o FILE, in a directory that exists"
+        ) from None
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

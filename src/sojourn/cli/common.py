@@ -39,20 +39,27 @@ def print_json(value: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table that is pleasant on a terminal, and aligned text elsewhere."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for header in headers:
             table.add_column(header)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(cell) for cell in row))  # as it is: a name is no markup
         Console().print(table)
         return
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     for row in (headers, *rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def printable(text: str) -> str:
+    """``text`` without what a terminal would obey: names come from files, bundles and records of others."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def show_error(error: SojournError, as_json: bool) -> None:
@@ -61,9 +68,8 @@ def show_error(error: SojournError, as_json: bool) -> None:
         value = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
         click.echo(json.dumps(value), err=True)
         return
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
-    if error.hint:
-        click.echo(error.hint, err=True)
+    lines = [printable(line) for line in str(error).split("\n")]
+    click.echo("\n".join([f"{click.style('error:', fg='red', bold=True)} {lines[0]}", *lines[1:]]), err=True)
 
 
 def size(count: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import Examples, json_option, print_json, size
+from .common import Examples, json_option, print_json, printable, size
 
 
 @click.command(
@@ -59,9 +59,9 @@ def _show(value: Any, indent: str) -> None:
             click.echo(f"{indent}{key}:")
             for one in item:
                 rest = "  ".join(f"{k}={_plain(k, v)}" for k, v in one.items())
-                click.echo(f"{indent}  - {rest}")
+                click.echo(f"{indent}  - {printable(rest)}")
         else:
-            click.echo(f"{indent}{key}: {_plain(key, item)}")
+            click.echo(f"{indent}{key}: {printable(_plain(key, item))}")
 
 
 def _plain(key: str, value: Any) -> str:

@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from sojourn import __version__
-from sojourn.model.errors import SojournError
+from sojourn.model.errors import SojournError, UsageError
 
 from .common import show_error
 
@@ -67,6 +67,11 @@ def _fill_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"Try: {context.command_path} --help" if context is not None else "Try: sojourn --help"
+
+
 def main() -> None:
     """The entry point: runs the command, turns errors into words and an exit status."""
     _fill_standard_descriptors()
@@ -76,7 +81,10 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            show_error(UsageError(error.format_message(), _usage_hint(error)), as_json)
+        else:
+            error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)

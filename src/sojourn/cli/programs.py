@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,10 +89,13 @@ def resolver(home: Home, progress: Progress) -> Resolver:
 
 def _magic(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        if path.is_dir():
+            return b""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not make us wait
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ProgramError(f"{path} is not a regular file", "Try: - with the program on stdin")
             return file.read(4)
-    except IsADirectoryError:
-        return b""
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ProgramError(f"cannot read {path}: {reason}", "Try: check the path") from None

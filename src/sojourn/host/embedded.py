@@ -148,7 +148,7 @@ class EmbeddedHost:
                 return self._start(process, launch, (stdin, stdout, stderr), undo)
             except BaseException as error:
                 reason = str(error) if isinstance(error, SojournError) else f"internal error: {error!r}"
-                self._end(process.pid, Ending(State.FAILED, reason=reason.partition("\n")[0]), None)
+                self._end_or_warn(process.pid, Ending(State.FAILED, reason=reason.partition("\n")[0]), None)
                 raise
 
     def _record(self, request: LaunchRequest) -> str:
@@ -188,7 +188,7 @@ class EmbeddedHost:
             recorded.wait()
             with suppress(StoreError):  # a log that cannot be written any more; the ending still can
                 cleanup.close()
-            self._end(pid, ending, process.usage())
+            self._end_or_warn(pid, ending, process.usage())
             with self._lock:
                 self._processes.discard(process)
 
@@ -205,6 +205,13 @@ class EmbeddedHost:
         self._table.transition(pid, State.STARTING, State.RUNNING, started_s=time.time(), image=running.image)
         recorded.set()
         return process
+
+    def _end_or_warn(self, pid: str, ending: Ending, usage: Usage | None) -> None:
+        """Record the end. When that cannot be (a full disk), the process counts as lost once we are gone."""
+        try:
+            self._end(pid, ending, usage)
+        except StoreError as error:
+            _log.warning("the end of process %s could not be recorded: %s", pid, error.message)
 
     def _end(self, pid: str, ending: Ending, usage: Usage | None) -> None:
         """Record the end, once."""

@@ -21,7 +21,7 @@ from sojourn.model.errors import StoreError
 from sojourn.store.output import OutputWriter
 from sojourn.vm.process.surroundings import ready
 from sojourn.vm.process.wasi.abi import Errno
-from sojourn.vm.process.wasi.outside import Sink
+from sojourn.vm.process.wasi.outside import Sink, Stopped
 from sojourn.vm.process.wasi.vfs import WasiError
 
 READ_BYTES_MAX = 1 << 20
@@ -138,6 +138,7 @@ class LoggedSink:
         taken = self._sink.write(data)
         try:
             self._log.write(self._stream, data[:taken])
-        except StoreError:
-            raise WasiError(Errno.ENOSPC) from None
+        except StoreError as error:
+            # What was written has gone out: an error number would make the guest write it again.
+            raise Stopped(f"its output cannot be kept: {error.message}. {error.hint}") from None
         return taken

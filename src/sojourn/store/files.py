@@ -48,6 +48,8 @@ _WHY: dict[int, tuple[str, str]] = {
     ),
     errno.EACCES: ("permission denied", "Try: set SOJOURN_HOME to a directory that you may write"),
     errno.EPERM: ("not permitted", "Try: set SOJOURN_HOME to a directory that you may write"),
+    errno.EMFILE: ("too many files are open", "Try: fewer processes at one time, or ulimit -n 65536"),
+    errno.ENFILE: ("too many files are open on this machine", "Try: again when less is running"),
     errno.EIO: ("the disk reports an error", "Try: check the disk, or set SOJOURN_HOME to another one"),
 }
 

@@ -120,7 +120,7 @@ class ProcessTable:
         rows = self._rows(f"{_FROM_ALL} WHERE pid = ?", pid)
         if not rows:
             raise self._unknown(pid)
-        return _to_record(rows[0])
+        return self._record(rows[0])
 
     def resolve(self, prefix: str) -> str:
         """The pid that begins with what a person typed.
@@ -184,7 +184,7 @@ class ProcessTable:
             of_epoch,
         )
         if rows:
-            return _to_record(rows[0])
+            return self._record(rows[0])
         self.get(pid)
         return None
 
@@ -221,7 +221,16 @@ class ProcessTable:
             *(_FINAL if live is not None else ()),
             count_max,
         )
-        return [_to_record(row) for row in rows]
+        return [self._record(row) for row in rows]
+
+    def _record(self, row: tuple[Any, ...]) -> ProcessRecord:
+        try:
+            return _to_record(row)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(
+                f"{self._path} is damaged: the record of process {row[0]!r} cannot be read",
+                _aside(self._path),
+            ) from error
 
     def _rows(self, sql: str, *values: Any) -> Any:
         with self._lock, _typed_errors(self._path):
@@ -287,11 +296,35 @@ def _to_record(row: tuple[Any, ...]) -> ProcessRecord:
         value[name] = json.loads(value[name])
     value["state"] = State(value["state"])
     value["ending"] = Ending.from_dict(value["ending"]) if value["ending"] is not None else None
+    for name, kinds in _KINDS.items():
+        if not isinstance(value[name], kinds):
+            raise TypeError(f"{name} is {value[name]!r}")
+    _check_ending(value["state"], value["ending"])
     return ProcessRecord(**value)
+
+
+_NUMBER, _MAYBE_TEXT = (int, float), (str, type(None))
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("pid", "name", "program"), (str,)),
+    **dict.fromkeys(("host_id", "image"), _MAYBE_TEXT),
+    **dict.fromkeys(("created_s", "cpu_s"), _NUMBER),
+    **dict.fromkeys(("started_s", "ended_s"), (*_NUMBER, type(None))),
+    **dict.fromkeys(("epoch", "output_bytes", "memory_bytes"), (int,)),
+    "os_pid": (int, type(None)),
+    "limits": (dict,),
+    "grants": (list,),
+    "args": (list,),
+}
 
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _ELSEWHERE = "Try: free some space, or set SOJOURN_HOME to a directory that you may write"
+
+
+def _aside(path: Path) -> str:
+    """What to do about a damaged table."""
+    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    return f"Try: mv {path} {aside} (the record of past processes is lost)"
 
 
 @contextmanager
@@ -304,9 +337,7 @@ def _typed_errors(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code in _DAMAGED or code == sqlite3.SQLITE_ERROR:
-            aside = f"{path.name}.damaged-{int(time.time())}"
-            hint = f"Try: mv {path} {path.with_name(aside)} (the record of past processes is lost)"
-            raise StoreError(f"{path} is damaged: {error}", hint) from error
+            raise StoreError(f"{path} is damaged: {error}", _aside(path)) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StoreError(
                 f"{path} is locked by another process", "Try: end it, then start again"
