@@ -612,3 +612,21 @@ def test_appends_of_two_writers_never_overwrite(fs: HostFileSystem) -> None:
     data = get(root, b"f")
     assert len(data) == 7000
     assert {data[at : at + 7] for at in range(0, 7000, 7)} == {b"a" * 7, b"b" * 7}
+
+
+@pytest.mark.parametrize("path", ["/proc", "/proc/self", "/proc/self/fd", "/sys"])
+def test_a_file_system_of_the_kernel_cannot_be_granted(path: str) -> None:
+    with pytest.raises(OSError, match="the kernel's own"):
+        HostFileSystem(path, writable=False, device=9, quota=None)
+
+
+def test_nor_be_entered_where_it_is_mounted_in_a_grant() -> None:
+    """A grant of ``/`` is a foolish one; it still is none of this process's memory and environment."""
+    files = HostFileSystem("/", writable=True, device=9, quota=None)
+    root = files.root()
+    for name in (b"proc", b"sys"):
+        with pytest.raises(WasiError, match="EACCES"):
+            root.lookup(name)
+    assert root.lookup(b"usr").filetype == FileType.DIRECTORY
+    root.close()
+    files.close()

@@ -6,9 +6,11 @@ once.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -62,6 +64,27 @@ _FILE_TYPES = {
     stat.S_IFSOCK: FileType.SOCKET_STREAM,
 }
 
+# File systems whose files are doors into the kernel and into other processes (linux/magic.h): the memory and
+# the environment of this very process, for one. Some of their files wait for ever when they are read.
+_KERNEL_FILE_SYSTEMS = {
+    0x9FA0: "proc",
+    0x62656572: "sysfs",
+    0x0027E0EB: "cgroup",
+    0x63677270: "cgroup2",
+    0x64626720: "debugfs",
+    0x74726163: "tracefs",
+    0x73636673: "securityfs",
+    0x62656570: "configfs",
+    0xCAFE4A11: "bpf",
+    0xDE5E81E4: "efivarfs",
+    0x6165676C: "pstore",
+    0x42494E4D: "binfmt_misc",
+    0xF97CFF8C: "selinuxfs",
+    0x6E736673: "nsfs",
+}
+_STATFS_BYTES = 256  # more than the structure has anywhere
+_fstatfs = getattr(ctypes.CDLL(None, use_errno=True), "fstatfs", None) if sys.platform == "linux" else None
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -91,6 +114,22 @@ def check_name(name: bytes) -> None:
         raise WasiError(Errno.EINVAL)
     if len(name) > NAME_BYTES_MAX:
         raise WasiError(Errno.ENAMETOOLONG)
+
+
+def need_ordinary(descriptor: int) -> None:
+    """Refuse what lies on a file system of the kernel's own.
+
+    Raises:
+        OSError: ``EACCES``.
+    """
+    if _fstatfs is None:
+        return
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _fstatfs(descriptor, buffer) != 0:
+        raise OSError(ctypes.get_errno(), "the file system cannot be told")
+    kind = ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
+    if kind in _KERNEL_FILE_SYSTEMS:
+        raise OSError(errno.EACCES, f"{_KERNEL_FILE_SYSTEMS[kind]} is the kernel's own, it cannot be granted")
 
 
 def file_type(mode: int) -> FileType:

@@ -9,6 +9,8 @@ What holds all of it inside:
 - ``..`` is never given to the host: going up is the resolver's, along handles that it holds.
 - Only regular files are opened. What a name stands for is looked at before the open, so that a device is
   not even opened, and again on the open descriptor, which cannot be exchanged any more. Opens never wait.
+- Nothing on a file system of the kernel's own (proc, sysfs, …) is entered or opened: there are doors there,
+  to this very process among others.
 - Nothing but names, content and times can be changed: no modes, owners or attributes; and a file that runs
   with another user's rights (set-id) is not written, since what is written would run with them.
 
@@ -34,6 +36,7 @@ from .hostcalls import (
     check_name,
     file_type,
     host_call,
+    need_ordinary,
     new_times,
     to_stat,
 )
@@ -81,6 +84,7 @@ class HostFileSystem:
         self.only = only
         self.snapshots = Snapshots()
         self._root = OwnedFd(os.open(path, DIRECTORY_FLAGS & ~os.O_NOFOLLOW))
+        need_ordinary(self._root.number)
         status = os.fstat(self._root.number)
         self.host_device = status.st_dev
         self._identity = (status.st_dev, status.st_ino)
@@ -106,6 +110,11 @@ class HostFileSystem:
     def charge(self, amount: int) -> None:
         if self._quota is not None:
             self._quota.charge(amount)
+
+    def check_device(self, descriptor: int, status: os.stat_result) -> None:
+        """Raises ``OSError`` when something is mounted in the granted tree that is the kernel's own."""
+        if status.st_dev != self.host_device:
+            need_ordinary(descriptor)
 
     def need_writable(self) -> None:
         if not self._writable:
@@ -263,6 +272,7 @@ class HostDirectory:
     def _enter(self, name: bytes) -> HostDirectory:
         fd = OwnedFd(os.open(name, DIRECTORY_FLAGS, dir_fd=self.descriptor))
         status = os.fstat(fd.number)
+        self._fs.check_device(fd.number, status)
         return HostDirectory(self._fs, fd, (status.st_dev, status.st_ino))
 
     @host_call
@@ -315,6 +325,7 @@ class HostDirectory:
         try:
             status = os.fstat(fd.number)
             if os.path.samestat(status, seen):
+                self._fs.check_device(fd.number, status)
                 self._check_openable(status, change=write)
                 return fd
         except BaseException:
