@@ -319,6 +319,22 @@ def test_a_full_stream_is_waited_for() -> None:
     assert bytes(full.data) == b"abdefg"
 
 
+def test_output_up_to_the_limit_is_not_written_twice_when_the_stream_fills_up() -> None:
+    class Filling(FakeSink):
+        def write(self, data: memoryview) -> int:
+            taken = super().write(data)
+            self.most = 0
+            return taken
+
+    full = Filling(most=4)
+    g = Guest(output_bytes=10, stdout=full)
+    assert g.write(1, b"0123456789abc") == 4  # a short write, no wait
+    full.most = 6
+    with pytest.raises(LimitReached):
+        g.write(1, b"456789abc")
+    assert bytes(full.data) == b"0123456789"
+
+
 def test_a_full_stream_that_must_not_wait() -> None:
     g = Guest(stdout=FakeSink(most=0))
     g.ok("fd_fdstat_set_flags", 1, FdFlags.NONBLOCK)

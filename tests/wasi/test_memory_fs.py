@@ -459,6 +459,8 @@ class Model(RuleBasedStateMachine):
         if new not in self.model or new == old:
             return None
         replaced = self.model[new]
+        if old[: len(new)] == new:  # a directory that it lies in
+            return Errno.ENOTEMPTY
         if replaced is None:
             if moved is not None:
                 return Errno.EISDIR

@@ -65,10 +65,14 @@ class IoCalls(Kernel):
     def _write_last(self, descriptor: Descriptor, sink: Sink, data: memoryview) -> int:
         """More than the limit allows: write what it does, then end."""
         data = data[: self._output.left]
-        while data:
-            size = sink.write(data) or self._write_waiting(descriptor, sink, data)
+        done = 0
+        while done < len(data):
+            size = sink.write(data[done:])
+            if not size and done:
+                return done  # a guest may be left while it waits, and would then write this part again
+            size = size or self._write_waiting(descriptor, sink, data)
             self._output.used += size
-            data = data[size:]
+            done += size
         raise LimitReached(self._output.name)
 
     def _write_file(self, descriptor: Descriptor, data: memoryview) -> int:
