@@ -15,7 +15,6 @@ from sojourn.model.states import Ending, State
 from sojourn.store.home import Home
 from sojourn.vm.process.compiled import CompiledModules
 from sojourn.vm.process.engine import THREAD_STACK_BYTES
-from sojourn.vm.process.images import ImageStore
 from sojourn.vm.process.monitor import RunningProcess
 from sojourn.vm.process.runtime import PythonRuntime, PythonStart
 from sojourn.vm.process.streams import Collected, Feed, Streams
@@ -133,15 +132,3 @@ def test_a_module_that_is_none_leaves_nothing_behind(home: Home) -> None:
     with pytest.raises(ModuleError):
         CompiledModules(home, Silent()).get("sha256:bad", lambda: b"no module", "bad")
     assert list(home.cache.iterdir()) == []
-
-
-def test_a_damaged_image_is_not_found(home: Home, runtime: PythonRuntime) -> None:
-    info = runtime.image(()).info
-    store = ImageStore(home)
-    store.save(info, memoryview(bytes(1 << 16)))
-    assert ImageStore(home).find(info.digest) is not None
-    path = home.images / info.digest / "memory"
-    path.chmod(0o600)
-    path.write_bytes(bytes((1 << 16) - 1) + b"x")
-    assert ImageStore(home).find(info.digest) is None
-    assert [i.digest for i in store.prune(0)] == [info.digest]

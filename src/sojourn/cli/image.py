@@ -68,7 +68,7 @@ def build(imports: str, as_json: bool, program: str | None) -> None:
     if as_json:
         print_json(asdict(info))
         return
-    shown = ", ".join(info.imports) or "no further imports"
+    shown = ", ".join(name for name in info.imports if name not in info.failed) or "no further imports"
     click.echo(f"image {info.digest[:12]}: Python with {shown}, {size(info.bytes)}")
     for name, reason in info.failed.items():
         click.echo(f"  {name} could not be imported: {reason}", err=True)
