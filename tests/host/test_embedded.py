@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sojourn.bundle.build import build_wasm
 from sojourn.host.embedded import EmbeddedHost, LaunchRequest
 from sojourn.host.streams import LoggedSink
 from sojourn.model.errors import StoreError
+from sojourn.model.limits import Limits
 from sojourn.model.states import State
 from sojourn.store.home import Home
 from sojourn.store.output import STDOUT
@@ -95,3 +97,21 @@ def test_a_start_that_fails_leaves_nothing_but_its_record(home: Home, tmp_path: 
     assert record.state is State.FAILED
     assert record.ending is not None
     assert "_start" in record.ending.reason
+
+
+@pytest.mark.engine
+def test_old_output_is_forgotten_when_it_is_too_much(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(request(tmp_path, YES), limits=Limits(output_bytes=10_000))
+    for _ in range(4):
+        with EmbeddedHost(home) as host:
+            launch(host, asked, Collected(0)).wait(30)
+    with ProcessTable.open(home) as table:
+        pids = [record.pid for record in table.list()]
+    assert len(pids) == 4
+    size = (home.processes / pids[0] / "output").stat().st_size
+    monkeypatch.setattr("sojourn.host.embedded.KEPT_BYTES_MAX", 2 * size + size // 2)
+    with EmbeddedHost(home), ProcessTable.open(home) as table:
+        assert {record.pid for record in table.list()} == set(pids[:2])
+    assert {path.name for path in home.processes.iterdir()} == set(pids[:2])

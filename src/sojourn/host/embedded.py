@@ -40,6 +40,7 @@ from .secrets import find_secret
 from .streams import LoggedSink
 
 KEPT_MAX = 1000  # so many ended processes are remembered, with their output
+KEPT_BYTES_MAX = 4 << 30  # and so much output of theirs, or a thousand floods would fill the disk
 IDENTITY_MAX = 1 << 22
 _log = logging.getLogger(__name__)
 
@@ -117,11 +118,26 @@ class EmbeddedHost:
         hosts = Hosts(home)
         self._presence = hosts.register()
         hosts.reap(self._table)
-        for pid in self._table.prune(keep_newest=KEPT_MAX):
-            shutil.rmtree(home.processes / pid, ignore_errors=True)
+        self._forget(self._table.prune(keep_newest=KEPT_MAX))
+        if sum(_log_bytes(folder) for folder in home.processes.iterdir()) > KEPT_BYTES_MAX:
+            self._forget(self._table.prune(keep_newest=self._affordable()))
         self._watcher = _Watcher()
         self._processes: set[HostedProcess] = set()
         self._lock = threading.Lock()
+
+    def _affordable(self) -> int:
+        """How many of the newest ended processes have output of at most ``KEPT_BYTES_MAX`` together."""
+        total = 0
+        ended = self._table.list(live=False)
+        for count, record in enumerate(ended):
+            total += _log_bytes(self.home.processes / record.pid)
+            if total > KEPT_BYTES_MAX:
+                return count
+        return len(ended)
+
+    def _forget(self, pids: tuple[str, ...]) -> None:
+        for pid in pids:
+            shutil.rmtree(self.home.processes / pid, ignore_errors=True)
 
     def launch(self, request: LaunchRequest, *, stdin: Source, stdout: Sink, stderr: Sink) -> HostedProcess:
         """Begin a process; return when it runs. Getting what is missing here may take a minute.
@@ -249,6 +265,13 @@ class EmbeddedHost:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _log_bytes(folder: Path) -> int:
+    try:
+        return (folder / "output").stat().st_size
+    except OSError:  # no output, or another host forgets it now
+        return 0
 
 
 def _made(folder: Path) -> Path:
