@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import wasmtime
 
+from sojourn.wasm import base, peel
 from sojourn.wasm.base import make_resumable
 
 from ..wat import wat
@@ -204,6 +205,13 @@ def test_being_left_at_every_poll_changes_nothing(name: str) -> None:
         assert program.run("f", *args, every=False) == expected
         assert program.run("f", *args) == expected
     assert program.resumes > len(calls) // 2
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loops_go_on_through_their_continuations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (base, peel):
+        monkeypatch.setattr(module, "CONTINUATION_BYTES_MIN", 0)
+    test_being_left_at_every_poll_changes_nothing(name)
 
 
 def test_an_import_is_called_again() -> None:

@@ -7,7 +7,8 @@ No index of the original moves; what is new comes after what was there:
 * one table, for the twins that the host puts there;
 * for each import that may suspend a *wrapper*, which is called in its place and whose frame holds the
   arguments: going on, the call is made again;
-* the save helpers.
+* the save helpers;
+* the continuations of large loops (``peel``).
 
 All of it, and all that twins must name, is exported under names that begin with ``PREFIX``.
 """
@@ -49,6 +50,7 @@ from .frames import (
 )
 from .index_spaces import FuncType, IndexSpaces, encode_type, sleb_bytes
 from .liveness import liveness
+from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_type
 
 RESUMABLE_VERSION = 1  # goes up with every change of what comes out
 PREFIX = "resumable:"
@@ -59,7 +61,10 @@ REQUEST = 0  # the address of the request flag in the control memory
 FRAMES = 64  # the address of the first record
 CONTROL_PAGES = 1024
 
-Bodies = list[tuple[bytes, list[int]]]  # code and offsets of unlikely branches; no offsets: copied as it was
+# A continuation (``peel``): its site, what it takes and gives, its code.
+Continuation = tuple[int, Sequence[int], Sequence[int], bytes]
+# For each function: code, offsets of unlikely branches in it, and its continuations.
+Bodies = list[tuple[bytes, Sequence[int], Sequence[Continuation]]]
 Task = Callable[[tuple[int, int]], object]
 Runner = Callable[[Callable[[tuple[int, int]], Any], Sequence[tuple[int, int]]], Iterable[Any]]
 _CHUNK_BYTES = 1 << 20
@@ -140,6 +145,9 @@ class BaseTarget:
     def block(self, signature: FuncType) -> bytes:
         return self.types.block(signature)
 
+    def type_index(self, signature: FuncType) -> int:
+        return self.types.index(signature)
+
     def segment(self, event: Event) -> bytes:
         raise AssertionError("in the base module segment instructions stay as they are")
 
@@ -159,14 +167,26 @@ class BodyTask:
         target = BaseTarget(self.spaces, self.suspending_imports)
         return [self._body(function, target) for function in range(*span)]
 
-    def _body(self, function: int, target: BaseTarget) -> tuple[bytes, list[int]]:
+    def _body(self, function: int, target: BaseTarget) -> tuple[bytes, Sequence[int], Sequence[Continuation]]:
         index = function - self.spaces.functions_imported
         start, end = self.starts[index], self.starts[index + 1]
         if not self.suspensions.functions[function] and function not in self.forced:
-            return self.code[start:end], []
+            return self.code[start:end], [], []
         body = analysed(self.spaces, self.suspensions, function, self.code, start)
         code, hints = function_code(body, target)
-        return sized(code), hints
+        return (
+            sized(code),
+            hints,
+            self._continuations(body, target) if end - start > CONTINUATION_BYTES_MIN else [],
+        )
+
+    def _continuations(self, body: Body, target: BaseTarget) -> list[Continuation]:
+        tags, kind = tags_of(self.spaces), continuation_type(body)
+        return [
+            (event.site, kind.params, kind.results, sized(Peeling(body, target, tags).continued(event)))
+            for event in body.sites
+            if continuable(body, event)
+        ]
 
 
 @dataclass(frozen=True)
@@ -205,11 +225,14 @@ def make_resumable(
     original: bytes,
     suspends: Callable[[Import], bool] = lambda _: True,
     run: Runner = serially,
+    *,
+    inert: bool = False,
 ) -> Resumable:
     """Make the base module of ``original``, which must be valid.
 
     Args:
         suspends: whether an imported function may suspend its caller.
+        inert: leave all code as it is, so that it can never be left: what the rest costs is measured against.
         run: does a task for each of several ranges of functions, in order; may use other processes.
 
     Raises:
@@ -222,14 +245,16 @@ def make_resumable(
         raise MalformedModuleError(f"the export {taken!r} is a private name", 0)
     spaces = IndexSpaces.of(module)
     functions = [item for item in module.imports() if item.kind == FUNCTION]
-    imports = tuple(index for index, item in enumerate(functions) if suspends(item))
+    imports = () if inert else tuple(index for index, item in enumerate(functions) if suspends(item))
     code, starts = module.bodies()
     code = bytes(code)
     if len(starts) - 1 != len(spaces.functions) - spaces.functions_imported:
         raise MalformedModuleError("a function without a body, or a body without a function", 0)
     spans = _spans(starts, spaces.functions_imported)
     calls = [call for part in run(ScanTask(code, starts, spaces.functions_imported), spans) for call in part]
-    where = suspensions(module, spaces, calls, imports)
+    where = (
+        Suspensions(*map(bytes, _nothing(spaces))) if inert else suspensions(module, spaces, calls, imports)
+    )
     forced = frozenset(
         index for index, call in enumerate(calls, spaces.functions_imported) if set(call.taken) & set(imports)
     )
@@ -237,6 +262,11 @@ def make_resumable(
     made = [body for part in run(bodies, spans) for body in part]
     base = _assemble(module, spaces, BaseTarget(spaces, imports), made, _named(calls, where, spaces))
     return Resumable(original, base, where, imports)
+
+
+def _nothing(spaces: IndexSpaces) -> tuple[int, int, int, int]:
+    functions = len(spaces.functions)
+    return functions, len(spaces.types), functions, functions
 
 
 def _spans(starts: Sequence[int], imported: int) -> list[tuple[int, int]]:
@@ -266,15 +296,27 @@ def _assemble(
     own += [helper_body(control, key, tags, target) for key in target.helpers]
     kinds = [spaces.functions[index] for index in target.wrappers]
     kinds += [target.types.index(key.signature()) for key in target.helpers]
+    first = len(spaces.functions) + len(own)
+    names = []
+    for function, (_, _, continuations) in enumerate(made, spaces.functions_imported):
+        for site, params, results, code in continuations:
+            own.append(code)
+            kinds.append(target.types.index(FuncType(tuple(params), tuple(results))))
+            names.append(continuation_name(function, site))
     module.append_to(SectionId.FUNCTION, [uleb(kind) for kind in kinds])
     module.append_to(SectionId.TABLE, [b"\x70\0\0"])
     module.append_to(SectionId.MEMORY, [b"\x01" + uleb(CONTROL_PAGES) * 2])
     zero, frames = (b"\x7f\x01" + i32_const(value) + b"\x0b" for value in (0, FRAMES))
     module.append_to(SectionId.GLOBAL, [zero, frames, frames])
-    module.replace(SectionId.CODE, b"".join([uleb(len(made) + len(own)), *(code for code, _ in made), *own]))
+    module.replace(
+        SectionId.CODE, b"".join([uleb(len(made) + len(own)), *(code for code, _, _ in made), *own])
+    )
     module.append_to(SectionId.TYPE, target.types.encode())
     _rewrite_references(module, target)
     module.append_to(SectionId.EXPORT, _exports(module, spaces, target, named))
+    module.append_to(
+        SectionId.EXPORT, [_export(name, FUNCTION, index) for index, name in enumerate(names, first)]
+    )
     _add_hints(module, made, spaces.functions_imported)
     return module.encode()
 
@@ -324,6 +366,11 @@ def export_name(kind: int, index: int) -> str:
     return f"{PREFIX}{'ftmge'[kind]}{index}"
 
 
+def continuation_name(function: int, site: int) -> str:
+    """Under which name twins find the continuation for a loop."""
+    return f"{PREFIX}c{function}.{site}"
+
+
 def _export(name: str, kind: int, index: int) -> bytes:
     encoded = name.encode()
     return uleb(len(encoded)) + encoded + bytes([kind]) + uleb(index)
@@ -344,7 +391,7 @@ def _rewrite_references(module: Module, target: BaseTarget) -> None:
 def _add_hints(module: Module, made: Bodies, imported: int) -> None:
     """Tell the engine that saving is unlikely, so that it keeps that code out of the way."""
     entries = []
-    for function, (_, hints) in enumerate(made, imported):
+    for function, (_, hints, _) in enumerate(made, imported):
         if hints:
             parts = [b"".join((uleb(offset), b"\x01\0")) for offset in hints]
             entries.append(uleb(function) + uleb(len(parts)) + b"".join(parts))

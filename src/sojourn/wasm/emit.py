@@ -282,11 +282,15 @@ def _type_end(event: Event, code: bytes) -> int:
     return position + 1
 
 
+def slot_kinds(body: Body) -> list[int]:
+    """The types of the slots, in their order; a local that has no value at first takes null as well."""
+    return [kind if is_defaultable(kind) else REF_NULL | kind >> 9 << 9 for _, kind in body.slots]
+
+
 def slot_declarations(body: Body) -> tuple[int, bytes]:
-    """Groups of locals for the slots, in their order: how many groups, and their encoding."""
+    """Groups of locals for the slots: how many groups, and their encoding."""
     groups: list[list[int]] = []
-    for _, kind in body.slots:
-        kind = kind if is_defaultable(kind) else REF_NULL | kind >> 9 << 9
+    for kind in slot_kinds(body):
         if groups and groups[-1][1] == kind:
             groups[-1][0] += 1
         else:

@@ -119,6 +119,10 @@ class Types(Protocol):
         """A block type, encoded."""
         ...
 
+    def type_index(self, signature: FuncType) -> int:
+        """The index of a function type."""
+        ...
+
 
 @cache
 def save_helpers(exceptions: bool) -> tuple[Helper, ...]:

@@ -1,23 +1,7 @@
 """Twins: the code for going on at one site of one function, made when a frame that was left there is resumed.
 
 A twin is a module of one function. It loads the values of the frame, takes the result of the frame above
-from *that* frame's twin, and goes on with the function's own code. Nothing in it asks where to go: the site
-is reached by *peeling* the
-blocks around it. Before, with the site ``*`` inside of a loop, and the twin::
-
-    block $a                     <load the live values>
-      A                          block $a
-      loop $b                      block $x                 ;; behind the loop
-        B                            block $b               ;; a branch to the head of the loop ends here
-        *                              <the result of the frame above>
-        C                              C
-      end                              br $x
-      D                              end
-    end                              loop $b  B * C  end    ;; all further turns
-    E                              end
-                                   D
-                                 end
-                                 E
+from *that* frame's twin, and goes on with the function's own code (``peel``).
 
 A site in a twin has the number that it has in the original, so what is saved in a twin is resumed like what
 is saved in the base module: the chain of stops has no end and nothing grows.
@@ -43,26 +27,25 @@ from .base import (
     TypeNumbers,
     analysed,
     argument_groups,
+    continuation_name,
     control_of,
     export_name,
     tags_of,
 )
 from .binary import FUNCTION, GLOBAL, MEMORY, TABLE, TAG, Module, SectionId, UnsupportedFeatureError, uleb
-from .body import ENTRY, LOOP, TRY_TABLE, Body, Event
-from .emit import Emitter, slot_declarations
+from .body import Body, Event
 from .frames import (
     TRAILER_BYTES,
     Helper,
     Layouts,
     exception_bytes,
-    global_get,
-    i32_const,
     load_code,
     local_get,
     record_bytes,
     sized,
 )
-from .index_spaces import FuncType, IndexSpaces, encode_type, is_defaultable
+from .index_spaces import FuncType, IndexSpaces, encode_type
+from .peel import Peeling, continuation_type
 
 ENTER = PREFIX + "enter"  # what a twin exports: its function
 BASE = "base"  # the module name of what it imports
@@ -92,29 +75,33 @@ class TwinTarget:
     def __init__(self, spaces: IndexSpaces, base: BaseTarget) -> None:
         self.control = control_of(spaces)
         self.types = TypeNumbers(len(spaces.types))
-        self.functions: dict[int, int] = {}  # in the base module -> here
+        self.functions: dict[str, int] = {}  # the name in the base module -> the number here
         self.kinds: list[int] = []
         self._spaces = spaces
         self._base = base
 
     def function(self, index: int) -> bytes:
-        return self.imported(self._base.wrappers.get(index, index), self._spaces.functions[index])
+        name = export_name(FUNCTION, self._base.wrappers.get(index, index))
+        return self.named(name, self._spaces.functions[index])
 
     def helper(self, key: Helper) -> bytes:
         index = self._base.helpers.get(key)
         if index is None:
             raise UnsupportedFeatureError("an exception reference in a module without tags")
-        return self.imported(index, self.types.index(key.signature()))
+        return self.named(export_name(FUNCTION, index), self.types.index(key.signature()))
 
-    def imported(self, index: int, kind: int) -> bytes:
-        """The number here of a function of the base module."""
-        if index not in self.functions:
-            self.functions[index] = len(self.functions)
+    def named(self, name: str, kind: int) -> bytes:
+        """The number here of a function that the base module exports."""
+        if name not in self.functions:
+            self.functions[name] = len(self.functions)
             self.kinds.append(kind)
-        return uleb(self.functions[index])
+        return uleb(self.functions[name])
 
     def block(self, signature: FuncType) -> bytes:
         return self.types.block(signature)
+
+    def type_index(self, signature: FuncType) -> int:
+        return self.types.index(signature)
 
     def segment(self, event: Event) -> bytes:
         raise UnsupportedFeatureError("a passive segment used by a function that may suspend")
@@ -207,7 +194,13 @@ class Twins:
         if site >= len(body.sites):
             raise SiteError(f"function {function} has no site {site}")
         kind = FuncType((), body.events[0].signature.results)
-        return kind, _Peeling(body, target, self._tags).run(body.sites[site])
+
+        def continuation(loop: int) -> bytes:
+            return target.named(
+                continuation_name(function, loop), target.types.index(continuation_type(body))
+            )
+
+        return kind, Peeling(body, target, self._tags, continuation).twin(body.sites[site])
 
     def _assemble(self, target: TwinTarget, kind: FuncType, body: bytes) -> bytes:
         module = Module()
@@ -227,8 +220,7 @@ class Twins:
 def _imports(spaces: IndexSpaces, target: TwinTarget) -> list[bytes]:
     """All that the base module exports, in the order of its index spaces."""
     found = [
-        _import(export_name(FUNCTION, index), FUNCTION, uleb(kind))
-        for index, kind in zip(target.functions, target.kinds, strict=True)
+        _import(name, FUNCTION, uleb(kind)) for name, kind in zip(target.functions, target.kinds, strict=True)
     ]
     for index, table in enumerate(spaces.tables):
         found.append(_import(export_name(TABLE, index), TABLE, table.encoded))
@@ -256,139 +248,3 @@ def _wrapper_twin(spaces: IndexSpaces, target: TwinTarget, index: int) -> tuple[
     parts = [uleb(len(kind.params)), declared, *load_code(target.control, argument_groups(kind), ())]
     parts += [local_get(place) for place in range(len(kind.params))]
     return FuncType((), kind.results), b"".join([*parts, _CALL, target.function(index), _END])
-
-
-class _Peeling:
-    """Writes the code of one twin."""
-
-    def __init__(self, body: Body, target: TwinTarget, tags: tuple[FuncType, ...]) -> None:
-        self._body = body
-        self._target = target
-        self._tags = tags
-        self._layouts = Layouts(body)
-        self._emitter = Emitter(body, target, self._layouts, relabel=True)
-        self._parts = self._emitter.parts
-        self._positions = {id(event): position for position, event in enumerate(body.events)}
-
-    def run(self, site: Event) -> bytes:
-        groups = self._layouts.groups(site)
-        count, declared = self._declarations()
-        self._parts += [uleb(count), declared, *load_code(self._target.control, groups, self._tags)]
-        self._peel(self._path(site), site)
-        return b"".join(self._parts)
-
-    def _declarations(self) -> tuple[int, bytes]:
-        """All locals of the function, its parameters among them, and the slots."""
-        body = self._body
-        params = body.locals[: body.params]
-        count, declared = body.declared
-        more, slots = slot_declarations(body)
-        own = b"".join(b"\x01" + encode_type(kind) for kind in params)
-        return len(params) + count + more, own + declared + slots
-
-    def _path(self, site: Event) -> list[Event]:
-        """The openers of the blocks around a site, outermost first; the function itself is the first."""
-        path: list[Event] = []
-        for event in self._body.events:
-            if event is site:
-                break
-            if event.close >= 0 and event.kind != ENTRY:
-                path.append(event)
-            while path and path[-1].close <= self._positions[id(event)]:
-                path.pop()
-        if site.kind == LOOP:
-            path.append(site)
-        return path
-
-    def _peel(self, path: list[Event], site: Event) -> None:
-        """Open the peeled blocks around the site, outermost first, then write what is left of each,
-        innermost first."""
-        emitter = self._emitter
-        emitter.enter()
-        floor = 0
-        for opener in path:
-            self._push(site, floor, opener.base)
-            floor = opener.base
-            self._open(opener)
-        self._push(site, floor, len(site.held))
-        if site.kind not in (LOOP, ENTRY):
-            self._result(site)
-        position = self._positions[id(site)] + 1
-        branch = self._else_before(path[-1] if path else None, position)
-        for place in range(len(path) - 1, -1, -1):
-            opener = path[place]
-            stop = branch if branch is not None else opener.close
-            self._rest(position, stop)
-            self._close(opener)
-            position = opener.close + 1
-            branch = self._else_before(path[place - 1] if place else None, position)
-        self._rest(position, self._body.events[0].close)
-        self._parts.append(_END)
-
-    def _else_before(self, opener: Event | None, position: int) -> int | None:
-        """The ELSE at which a then branch that we are in ends."""
-        if opener is not None and opener.other >= position:
-            return opener.other
-        return None
-
-    def _push(self, site: Event, first: int, last: int) -> None:
-        for height in range(first, last):
-            kind = site.held[height]
-            self._parts.append(local_get(self._body.slots[height, kind]))
-            if not is_defaultable(kind):
-                self._parts.append(b"\xd4")
-
-    def _open(self, opener: Event) -> None:
-        emitter, target = self._emitter, self._target
-        signature = opener.signature
-        results = target.block(FuncType((), signature.results))
-        if opener.kind == LOOP:
-            self._parts += (_BLOCK, results)
-            emitter.depth += 1
-            self._parts += (_BLOCK, target.block(FuncType((), signature.params)))
-        elif opener.kind == TRY_TABLE:
-            self._parts.append(emitter.try_table(opener, results))
-        else:
-            self._parts += (_BLOCK, results)
-        emitter.enter()
-
-    def _close(self, opener: Event) -> None:
-        emitter = self._emitter
-        if opener.kind != LOOP:
-            self._parts.append(_END)
-            emitter.labels.pop()
-            emitter.depth -= 1
-            return
-        self._parts += (b"\x0c\x01", _END)  # leave the loop; what branches to its head comes out here
-        emitter.labels.pop()
-        emitter.depth -= 1
-        events, first = self._body.events, self._positions[id(opener)]
-        loop = events[first : opener.close + 1]
-        emitter.run([_without_copy(opener), *loop[1:]], opener.start, events[opener.close].end)
-        self._parts.append(_END)
-        emitter.depth -= 1
-
-    def _rest(self, first: int, last: int) -> None:
-        """The events from ``first`` to before ``last``, and the code around them."""
-        events = self._body.events
-        self._emitter.run(events[first:last], events[first - 1].end, events[last].start)
-
-    def _result(self, site: Event) -> None:
-        """Call the twin of the frame above for the result of the call; leave again if it did."""
-        control = self._target.control
-        kind = FuncType((), site.signature.results)
-        self._parts += [
-            *(global_get(control.resume), i32_const(4), _I32_SUB_LOAD, uleb(control.memory), b"\0"),
-            *(b"\x11", uleb(self._target.types.index(kind)), uleb(control.twins)),
-        ]
-        self._emitter.check(site)
-
-
-def _without_copy(event: Event) -> Event:
-    """What lies under a loop was copied before the site was reached, and is not on the stack that the loop
-    sees
-    here."""
-    copied = Event(event.kind, event.start, event.end, event.use, event.define)
-    for name in ("live", "held", "site", "has_site", "close", "base", "signature"):
-        setattr(copied, name, getattr(event, name))
-    return copied

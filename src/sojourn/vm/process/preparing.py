@@ -82,8 +82,11 @@ class Prepared:
     facts: Facts
 
 
-def prepare(original: bytes) -> Prepared:
+def prepare(original: bytes, *, inert: bool = False) -> Prepared:
     """Change a valid module into the one that is run.
+
+    Args:
+        inert: make one that can never be left, for comparison.
 
     Raises:
         ModuleError: not a module, or one that cannot be made resumable.
@@ -92,7 +95,7 @@ def prepare(original: bytes) -> Prepared:
         marked = instrument(original)
         run, done = runner_for(marked.code)
         try:
-            resumable = make_resumable(marked.code, suspends, run)
+            resumable = make_resumable(marked.code, suspends, run, inert=inert)
         finally:
             done()
         module = Module.parse(resumable.code)
