@@ -52,7 +52,7 @@ from .index_spaces import FuncType, IndexSpaces, encode_type, sleb_bytes
 from .liveness import liveness
 from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_type
 
-RESUMABLE_VERSION = 1  # goes up with every change of what comes out
+RESUMABLE_VERSION = 2  # goes up with every change of what comes out
 PREFIX = "resumable:"
 CONTROL, UNWINDING, SAVE, RESUME, TWINS = (
     PREFIX + name for name in ("control", "unwinding", "save", "resume", "twins")
