@@ -30,7 +30,9 @@ from sojourn.vm.process.wasi.outside import Leave, LimitReached
 
 from .preparing import WASI_MODULE, Facts, Prepared
 
-WASM_STACK_BYTES = 24 << 20
+# As deep as programs nest their data on other systems: C code frees, compares and hashes nested objects by
+# recursion, at 100 to 300 bytes of this stack a level, and CPython watches only its stack in linear memory.
+WASM_STACK_BYTES = 64 << 20
 THREAD_STACK_BYTES = WASM_STACK_BYTES + (4 << 20)  # the host functions run on the same stack
 
 # Every function a guest can import: (module, name, parameters, has a result).

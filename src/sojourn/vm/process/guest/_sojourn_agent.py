@@ -18,6 +18,7 @@ random generators are found by the host, which fills them without any code runni
 import array
 import atexit
 import builtins
+import copy
 import gc
 import importlib
 import importlib.machinery
@@ -37,6 +38,7 @@ import tokenize
 import traceback
 import types
 import uuid
+import warnings
 import weakref
 
 import _sojourn_adapt
@@ -44,6 +46,7 @@ import _sojourn_adapt
 _HERE = __file__
 _HOME = os.path.dirname(__file__)
 _BROKEN = 70
+_INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 _REHEARSALS = 20
 _TWISTER_WORDS = 624
 _image = {"modules": frozenset(), "slow": [], "count": 0, "lasting": [], "addresses": None}
@@ -56,6 +59,9 @@ def prepare(common, names):
     """Import the modules ``common`` and ``names``, and tidy up after them."""
     _image["failed"], seeded, drawn = _import_all(common, names)
     _restore_quitters()
+    # The runtime starts its interpreter isolated. A program has what ``site`` gives it and the variables that
+    # it was granted, and the library asks these flags whether that is so.
+    sys.flags = copy.replace(sys.flags, isolated=0, ignore_environment=0, no_site=0, safe_path=False)
     os.environ.clear()
     sys.path[:] = [path for path in sys.path if path and path != _HOME]
     for stream in (sys.stdout, sys.stderr):
@@ -259,13 +265,29 @@ def _renew(identity):
 
 
 def _set_up(spec):
+    asked = ()
     if spec["environment"]:
         os.environ.update(spec["environment"])
-        if "PYTHONTZPATH" in spec["environment"]:
-            sys.modules["zoneinfo"].reset_tzpath()
+        asked = _heed(spec["environment"])
     sys.argv[:] = spec["argv"]
     sys.orig_argv[:] = ["python", *spec["argv"]]
-    sys.path[:] = [*spec["path_first"], *sys.path, *spec["path_last"]]
+    sys.path[:] = [*spec["path_first"], *asked, *sys.path, *spec["path_last"]]
+
+
+def _heed(environment):
+    """Do what the interpreter does about its variables when it begins, which in an image was earlier; return
+    the folders of PYTHONPATH."""
+    if "PYTHONTZPATH" in environment:
+        sys.modules["zoneinfo"].reset_tzpath()
+    if environment.get("PYTHONIOENCODING"):
+        encoding, _, errors = environment["PYTHONIOENCODING"].partition(":")
+        for stream in (sys.stdin, sys.stdout):
+            stream.reconfigure(encoding=encoding or None, errors=errors or None)
+        sys.stderr.reconfigure(encoding=encoding or None, errors="backslashreplace")
+    if environment.get("PYTHONWARNINGS"):
+        sys.warnoptions += [option for option in environment["PYTHONWARNINGS"].split(",") if option]
+        warnings._processoptions(sys.warnoptions)
+    return [folder for folder in environment.get("PYTHONPATH", "").split(":") if folder]
 
 
 def start(data):
@@ -291,7 +313,7 @@ def _run(spec):
         return _status(error.code)
     except BaseException as error:  # noqa: BLE001 - as the interpreter's own top level
         _report(error)
-        return 1
+        return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
@@ -351,7 +373,7 @@ def _status(code):
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF
+        return code & 0xFF if -(1 << 31) <= code < 1 << 31 else 0xFF
     print(code, file=sys.stderr)
     return 1
 
