@@ -88,8 +88,8 @@ def test_each_limit_ends_the_process_and_is_named(
     ("content", "words"),
     [
         (b"", "no"),
-        (b"\0asm", "not a WebAssembly module"),
-        (b"\0asm\x01\0\0\0\x01\xff", "not a WebAssembly module"),
+        (b"\0asm", "not a valid WebAssembly module"),
+        (b"\0asm\x01\0\0\0\x01\xff", "not a valid WebAssembly module"),
         (b"\0asm\x0d\0\x01\0", "component"),
         (wat('(module (import "env" "secret" (func)) (func (export "_start")))'), "env.secret"),
         (wat('(module (func (export "main")))'), "_start"),
