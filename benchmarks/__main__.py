@@ -30,7 +30,7 @@ from sojourn.vm.process.preparing import prepare
 from sojourn.vm.process.runtime import PythonRuntime, PythonStart
 from sojourn.vm.process.streams import Collected, Feed, Given, Streams
 
-from . import peers, report
+from . import copies, peers, report
 from .measure import Table, rate, timed
 
 HERE = Path(__file__).parent
@@ -198,6 +198,13 @@ def calls(home: Path, rounds: int) -> Table:
     return table
 
 
+def array_copies(home: Path) -> Table:
+    table = Table("Copies of a 100 MB array at one time, the caller's own included", "copies", "less", OURS)
+    for row, found in copies.measure(home).items():
+        table.values.setdefault(row, {})[OURS] = [found]
+    return table
+
+
 def host_calls(rounds: int) -> Table:
     """One call into Python that does nothing, from a loop in WebAssembly."""
     import wasmtime
@@ -290,6 +297,7 @@ SECTIONS: dict[str, Section] = {
     "stops": lambda home, runtime, rounds: [stops(runtime, rounds)],
     "memory": lambda home, runtime, rounds: [idle_memory(runtime)],
     "calls": lambda home, runtime, rounds: [calls(home.path, rounds)],
+    "copies": lambda home, runtime, rounds: [array_copies(home.path)],
 }
 
 

@@ -410,6 +410,17 @@ def test_a_frame_keeps_its_attributes_and_can_be_changed() -> None:
     assert back["a"].tolist() == [9.0, 3.0]
 
 
+def test_a_frame_keeps_its_ban_on_labels_twice() -> None:
+    banned = pd.DataFrame({"a": [1.0, 2.0]}).set_flags(allows_duplicate_labels=False)
+    assert not round_trip(banned).flags.allows_duplicate_labels
+    assert not round_trip(banned["a"]).flags.allows_duplicate_labels
+    message = encode(banned)
+    twice = message.header.replace(b"\x95\xa5range\x00\x02\x01", b"\x95\xa5range\x00\x00\x01")
+    assert twice != message.header
+    with pytest.raises(CodecError):
+        decode(twice, message.buffers)
+
+
 PANDAS_SCALARS = [
     pd.Timestamp("2024-03-31 02:30"),
     pd.Timestamp("2024-10-27 00:30", tz="UTC").tz_convert("Europe/Paris"),

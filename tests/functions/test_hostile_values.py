@@ -59,7 +59,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "wide integers": lambda: many({5: b"\x01" * 60}),
     "arrays": lambda: many({13: ["scalar", "<f8", b"\0" * 8]}),
     "indexes": lambda: many(EMPTY_RANGE),
-    "frames": lambda: many({14: ["frame", [], EMPTY_RANGE, EMPTY_RANGE, {}]}),
+    "frames": lambda: many({14: ["frame", [], EMPTY_RANGE, EMPTY_RANGE, {}, True]}),
     "lists that do not end": lambda: deep(b"\xdc\x10\x00", b"\xa2ab" * 4095),
     "maps that do not end": lambda: deep(b"\xde\x04\x00", b"\xa2ab\xc0" * 1023 + b"\xa1c"),
 }
@@ -135,10 +135,10 @@ def test_facts_are_a_flat_map_of_a_few_texts(facts: Any) -> None:
 RANGE = {14: ["range", 0, 10**9, 1, None]}
 NUMBER = {13: ["array", "<f8", [], "C", 0]}
 HOSTILE_FRAMES = {
-    "one number for a billion rows": {14: ["series", NUMBER, RANGE, None, {}]},
-    "a frame of one number": {14: ["frame", NUMBER, RANGE, RANGE, {}]},
-    "a column of one number": {14: ["frame", [NUMBER], RANGE, {14: ["range", 0, 1, 1, None]}, {}]},
-    "a list shorter than its index": {14: ["series", [], RANGE, None, {}]},
+    "one number for a billion rows": {14: ["series", NUMBER, RANGE, None, {}, True]},
+    "a frame of one number": {14: ["frame", NUMBER, RANGE, RANGE, {}, True]},
+    "a column of one number": {14: ["frame", [NUMBER], RANGE, {14: ["range", 0, 1, 1, None]}, {}, True]},
+    "a list shorter than its index": {14: ["series", [], RANGE, None, {}, True]},
     "categories that are a long range": {
         14: ["categorical", {13: ["array", "|i1", [8], "C", 0]}, RANGE, False]
     },
@@ -149,7 +149,7 @@ HOSTILE_FRAMES = {
     "zoned moments whose zone is a file": {
         14: ["datetimes", {13: ["array", "<M8[ns]", [1], "C", 0]}, "dateutil//proc/self/status"]
     },
-    "a frame whose columns disagree": {14: ["frame", [[1], [2, 3]], EMPTY_RANGE, EMPTY_RANGE, {}]},
+    "a frame whose columns disagree": {14: ["frame", [[1], [2, 3]], EMPTY_RANGE, EMPTY_RANGE, {}, True]},
     "an index that repeats for ever": {14: ["range", 0, 10, 0, None]},
     "a path of millions of parts": {11: ["posixpath", "a/" * 1_000_000]},
     "a flag of millions of bits": {12: ["Mode", "flag", {5: b"\x7f" * 100_000}]},

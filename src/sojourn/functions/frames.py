@@ -62,7 +62,7 @@ def _downs() -> list[tuple[type, Callable[[Any], list[Any]]]]:
 
     return [
         (pd.DataFrame, _frame_down),
-        (pd.Series, lambda value: ["series", _data_of(value), value.index, value.name, value.attrs]),
+        (pd.Series, lambda value: ["series", _data_of(value), value.index, value.name, *_marks(value)]),
         (pd.RangeIndex, lambda value: ["range", value.start, value.stop, value.step, value.name]),
         (pd.MultiIndex, _multi_down),
         (pd.Index, _index_down),
@@ -109,7 +109,12 @@ def _frame_down(value: Any) -> list[Any]:
         data = value.to_numpy()
     else:
         data = [_data_of(value.iloc[:, number]) for number in range(value.shape[1])]
-    return ["frame", data, value.index, value.columns, value.attrs]
+    return ["frame", data, value.index, value.columns, *_marks(value)]
+
+
+def _marks(value: Any) -> list[Any]:
+    """What a frame or series carries besides its data."""
+    return [value.attrs, value.flags.allows_duplicate_labels]
 
 
 def _index_down(value: Any) -> list[Any]:
@@ -203,7 +208,7 @@ def _column(data: Any, index: Any = None, name: Any = None) -> Any:
     return pd.Series(data, index=index, name=name, dtype=data.dtype, copy=False)
 
 
-def _frame_up(data: Any, index: Any, columns: Any, attrs: Any) -> Any:
+def _frame_up(data: Any, index: Any, columns: Any, attrs: Any, duplicates: Any) -> Any:
     import pandas as pd
 
     _index(index), _index(columns)
@@ -215,18 +220,20 @@ def _frame_up(data: Any, index: Any, columns: Any, attrs: Any) -> Any:
     else:
         _need(_array(data, "biufcmMSUV").shape == (len(index), len(columns)))
         frame = pd.DataFrame(data, index=index, columns=columns, copy=False)
-    return _with_attrs(frame, attrs)
+    return _marked(frame, attrs, duplicates)
 
 
-def _with_attrs(value: Any, attrs: Any) -> Any:
-    _need(type(attrs) is dict)
+def _marked(value: Any, attrs: Any, duplicates: Any) -> Any:
+    _need(type(attrs) is dict and type(duplicates) is bool)
     if attrs:
         value.attrs = attrs
+    if not duplicates:
+        value.flags.allows_duplicate_labels = False
     return value
 
 
-def _series_up(data: Any, index: Any, name: Any, attrs: Any) -> Any:
-    return _with_attrs(_column(data, _index(index), name), attrs)
+def _series_up(data: Any, index: Any, name: Any, attrs: Any, duplicates: Any) -> Any:
+    return _marked(_column(data, _index(index), name), attrs, duplicates)
 
 
 def _index_up(data: Any, name: Any, frequency: Any) -> Any:
