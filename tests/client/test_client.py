@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import io
 import itertools
 import threading
 import time
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 
 import sojourn
+from sojourn.client.sandbox import Forwarded
 
 pytestmark = pytest.mark.runtime
 FACTOR = 3
@@ -338,3 +340,28 @@ def test_a_closed_client_says_so(runtime_home: Path) -> None:
     client.close()
     with pytest.raises(sojourn.ProcessFailedError, match="closed"):
         client.submit(scaled, 1)
+
+
+def test_what_a_function_prints_comes_out_here(
+    client: sojourn.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speak(text):
+        import os
+        import sys
+
+        print(text)
+        for byte in text.encode():  # one byte at a time
+            os.write(2, bytes([byte]))
+        sys.stdout.close()
+        return text
+
+    # A sandbox of its own, made while standard output is captured.
+    assert client.submit(sojourn.function(fresh=True)(speak), "héllo ☃").result(60) == "héllo ☃"
+    assert capsys.readouterr() == ("héllo ☃\n", "héllo ☃")
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()], ids=["none", "closed"])
+def test_a_program_without_output_loses_no_result(stream: Any) -> None:
+    if stream is not None:
+        stream.close()
+    assert Forwarded(stream).write(memoryview(b"text")) == 4

@@ -133,7 +133,7 @@ class Pool:
 
     def take(self, slot: Slot) -> Call | None:
         with self._lock:
-            if not slot.leaving and slot.used and self._must_make_room():
+            if not slot.leaving and slot.used and self._must_make_room(slot):
                 self._drop(slot)
             call = None if slot.leaving else self._unqueue(slot.kind)
             if call is None and not slot.leaving:
@@ -146,9 +146,11 @@ class Pool:
             slot.used = slot.used or call is not None
             return call
 
-    def _must_make_room(self) -> bool:
+    def _must_make_room(self, slot: Slot) -> bool:
         """Whether a call of a kind that no sandbox serves has waited for long enough."""
-        kind = self._unserved() if len(self._slots) >= self._sandboxes_max else None
+        if len(self._slots) < self._sandboxes_max or len(self._waiting) == (slot.kind in self._waiting):
+            return False
+        kind = self._unserved()
         return kind is not None and time.monotonic() - self._waiting[kind][0].submitted_s > TURN_S
 
     def _unserved(self) -> Kind | None:

@@ -6,6 +6,7 @@ call, its write settles the future. So a call costs no thread of its own, and th
 
 from __future__ import annotations
 
+import codecs
 import sys
 import time
 from collections import deque
@@ -152,17 +153,19 @@ def _failure(ending: Ending) -> ProcessFailedError:
 
 
 class Forwarded:
-    """A sink that passes a guest's text on to a stream of this program."""
+    """A sink that passes a guest's text on to a stream of this program; None: it has none."""
 
     tty = False
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a write may end within a character
 
     def write(self, data: memoryview) -> int:
         try:
-            self._stream.write(str(data, "utf-8", "replace"))
-            self._stream.flush()
+            if self._stream is not None:
+                self._stream.write(self._decoder.decode(bytes(data)))
+                self._stream.flush()
         except (ValueError, OSError):  # closed, or nobody reads it: the function's result matters more
             return len(data)
         return len(data)
