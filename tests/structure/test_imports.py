@@ -14,11 +14,14 @@ GUEST = SOURCE / "sojourn/vm/process/guest"
 MAY_IMPORT: dict[str, set[str]] = {
     "sojourn.model": set(),
     "sojourn.wasm": set(),
+    "sojourn.context": {"sojourn.model"},
     "sojourn.functions": {"sojourn.model"},
     "sojourn.vm.process.wasi": {"sojourn.model"},
-    "sojourn.store": {"sojourn.model"},
+    "sojourn.store": {"sojourn.model", "sojourn.context"},
     "sojourn.bundle": {"sojourn.model", "sojourn.store"},
-    "sojourn.vm.process": {"sojourn.model", "sojourn.wasm", "sojourn.vm.process.wasi", "sojourn.store"},
+    "sojourn.vm.process": {
+        *("sojourn.model", "sojourn.wasm", "sojourn.context", "sojourn.vm.process.wasi", "sojourn.store"),
+    },
     "sojourn.host": {
         *("sojourn.model", "sojourn.bundle", "sojourn.store", "sojourn.vm.process"),
         "sojourn.vm.process.wasi",
@@ -42,8 +45,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sojourn.__main__": {"sojourn.cli"},
     "sojourn": {"sojourn.client", "sojourn.model"},
 }
-PURE = ("sojourn.model", "sojourn.wasm", "sojourn.functions", "sojourn.vm.process.wasi")
-PURE_MAY_USE = {"msgpack"}  # the value format; numpy and pandas are looked up when they are already loaded
+PURE = ("sojourn.model", "sojourn.wasm", "sojourn.context", "sojourn.functions", "sojourn.vm.process.wasi")
+# The value format, hash and compression of contexts; numpy and pandas are looked up when they are already
+# loaded.
+PURE_MAY_USE = {"msgpack", "blake3", "compression", "backports"}
 IMPURE_STANDARD = {
     "os",
     "socket",

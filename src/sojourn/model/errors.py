@@ -58,7 +58,22 @@ class ModuleError(ProgramError):
 
 
 class ContextError(ProgramError):
-    """A process context that cannot be resumed here: not one, damaged, or not of this program."""
+    """A process context that cannot be written, or cannot be resumed here.
+
+    A file that cannot be read is one of the three below, because they need three responses.
+    """
+
+
+class NotAContextError(ContextError):
+    """The file is something else: choose another file."""
+
+
+class OtherVersionError(ContextError):
+    """A context of a format, or a transform, that this Sojourn does not have: use the one that wrote it."""
+
+
+class DamagedContextError(ContextError):
+    """A context that was cut off, changed or made up: copy it again, or use an older checkpoint."""
 
 
 class UnknownProcessError(UsageError):

@@ -74,8 +74,11 @@ def is_full(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+def replacing(path: Path, mode: int = 0o600, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A new file that takes the place of ``path`` when the body succeeds, and vanishes when it does not.
+
+    Args:
+        durable: False saves the waiting for the disk: after a power cut the file may be missing or damaged.
 
     Raises:
         StoreError: the disk is full, read-only or not ours to write.
@@ -88,13 +91,15 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 yield file
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
 
 
 def sync_directory(folder: Path) -> None:

@@ -7,6 +7,7 @@ user: code is run from its cache, so a home that others may write is refused.
     images/     warm images                 hosts/       one locked file for each OS process that runs guests
     bundles/    programs                    locks/       files to lock while something is being made
     blobs/      content-addressed bytes     tmp/         scratch, emptied of what is left there
+    checkpoints/  stored process contexts, one directory for each process
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .files import remove_stale, translated
 
 VARIABLE = "SOJOURN_HOME"
 LOCK_TIMEOUT_S = 3600.0
-SUBDIRECTORIES = ("cache", "images", "bundles", "blobs", "processes", "hosts", "locks", "tmp")
+SUBDIRECTORIES = ("cache", "images", "bundles", "blobs", "checkpoints", "processes", "hosts", "locks", "tmp")
 _PROBE_BYTES = 1 << 16
 _POLL_FIRST_S, _POLL_LAST_S = 0.002, 0.1
 _STALE_S = 86400.0
@@ -60,6 +61,11 @@ class Home:
     @property
     def blobs(self) -> Path:
         return self.path / "blobs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Stored process contexts (``store.checkpoints``)."""
+        return self.path / "checkpoints"
 
     @property
     def processes(self) -> Path:
