@@ -66,7 +66,8 @@ class Fixture:
     def __init__(self, sandboxes: int) -> None:
         self.made: list[Kind] = []
         self.work: Callable[[Call, ThreadSandbox], Any] = lambda call, sandbox: call.kind.digest
-        self.make: Callable[[Slot], Any] = lambda slot: ThreadSandbox(slot, self.work)
+        # Looked up for each call, so that a test can change what calls do while sandboxes are there.
+        self.make: Callable[[Slot], Any] = lambda slot: ThreadSandbox(slot, lambda *call: self.work(*call))
         self.pool = Pool(self._make, sandboxes)
 
     def _make(self, slot: Slot) -> Any:
