@@ -149,7 +149,7 @@ def content(found: Decoded, data: bytes) -> object:
     out = []
     for group in found.index.groups:
         at = found.chunks_offset + group.offset
-        opened = packs.open_group(found.index, group, data[at : at + group.length])
+        opened = packs.open_group(group, data[at : at + group.length])
         packs.verify(list(packs.split(found.index.digests))[group.first : group.first + group.count], opened)
         out.append(bytes(opened))
     return found.context, b"".join(out)

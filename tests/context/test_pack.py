@@ -48,7 +48,7 @@ def read_all(data: bytes, index: Index) -> list[bytes]:
     out = b""
     for group in index.groups:
         stored = data[group.offset : group.offset + group.length]
-        opened = open_group(index, group, stored)
+        opened = open_group(group, stored)
         digests = list(split(index.digests))[group.first : group.first + group.count]
         verify(digests, opened)
         out += bytes(opened)
@@ -155,7 +155,7 @@ def test_what_unfolds_is_bounded(size: int) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(DamagedContextError):
-            open_group(index, index.groups[0], small)
+            open_group(index.groups[0], small)
         assert tracemalloc.get_traced_memory()[1] < 4 * count * CHUNK_BYTES
     finally:
         tracemalloc.stop()
@@ -165,4 +165,4 @@ def test_two_frames_in_one_group() -> None:
     small = zstd.compress(bytes(CHUNK_BYTES)) * 2
     index = Index(bytes(32), (Group(Encoding.ZSTD, 0, len(small), 0, 1),))
     with pytest.raises(DamagedContextError):
-        open_group(index, index.groups[0], small)
+        open_group(index.groups[0], small)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import random
@@ -33,19 +32,15 @@ def image(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def address_of(view: memoryview | mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
-
-
 def fresh(image: int) -> memoryview:
     """A memory as the engine has it: a reservation, with the image mapped over its beginning."""
     view = memoryview(mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    restore._map(view[:IMAGE_BYTES], image, 0)
+    restore.map_file(view[:IMAGE_BYTES], image, 0)
     return view
 
 
 def flags(view: memoryview) -> list[int]:
-    found = dirty.written(address_of(view), len(view))
+    found = dirty.written(view)
     assert found is not None
     return [at for at, flag in enumerate(found) if flag]
 
@@ -72,7 +67,7 @@ def test_any_writes_are_found(image: int) -> None:
         for place in places:
             view[place] ^= 0xFF
         assert set(flags(view)) >= {place // CHUNK_BYTES for place in places}
-        found = compare(view, Memory.fresh(SIZE, IMAGE), dirty.written(address_of(view), SIZE), base)
+        found = compare(view, Memory.fresh(SIZE, IMAGE), dirty.written(view), base)
         assert found == compare(view, Memory.fresh(SIZE, IMAGE), None, base)
 
 
@@ -101,7 +96,7 @@ def test_a_kernel_that_does_not_tell(
     monkeypatch.setattr(dirty, "_PATH", str(path))
     dirty._works.cache_clear()
     try:
-        assert dirty.written(4096 * 100, PAGE_BYTES) is None
+        assert dirty.written(memoryview(bytearray(PAGE_BYTES))) is None
     finally:
         dirty._works.cache_clear()
 
@@ -122,7 +117,7 @@ def test_checkpoints_of_checkpoints(tmp_path: Path, image: int, compress: bool, 
             view[place : place + 100] = bytes(len(view[place : place + 100]))
         at = rng.randrange(SIZE // PAGE_BYTES) * PAGE_BYTES
         view[at : at + PAGE_BYTES] = bytes(PAGE_BYTES)
-        written = dirty.written(address_of(view), SIZE) if known else None
+        written = dirty.written(view) if known else None
         memory = compare(view, origin, written, base)
         assert memory == compare(view, Memory.fresh(SIZE, IMAGE), None, base)
         saved = store.save(

@@ -165,16 +165,21 @@ def compare(
     digests: dict[int, bytes] = {}
     if origin is not None:
         _inherit(origin, written, kinds, digests)
+    changed = []
     for index in (found.start() for found in _WRITTEN.finditer(written)):
         start = index * CHUNK_BYTES
-        data = view[start : start + CHUNK_BYTES]
+        end = start + CHUNK_BYTES
         # To compare two views goes byte by byte, to compare copies does not: it costs a third of the hash.
-        if start < covered and bytes(data) == bytes(same[start : start + CHUNK_BYTES]):
+        if start < covered and bytes(view[start:end]) == bytes(same[start:end]):
             kinds[index] = Kind.BASE
-            continue
-        digest = blake3(data).digest()
-        kinds[index] = Kind.ZERO if digest == _ZERO_DIGEST else Kind.STORED
-        if digest != _ZERO_DIGEST:
+        else:
+            changed.append(index)
+    hashed = [blake3(view[at * CHUNK_BYTES : (at + 1) * CHUNK_BYTES]).digest() for at in changed]
+    for index, digest in zip(changed, hashed, strict=True):
+        if digest == _ZERO_DIGEST:
+            kinds[index] = Kind.ZERO
+        else:
+            kinds[index] = Kind.STORED
             digests[index] = digest
     return Memory(len(view), kept, _runs(kinds), b"".join([digests[index] for index in sorted(digests)]))
 

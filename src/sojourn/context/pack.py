@@ -40,6 +40,7 @@ _MAGIC = b"SJPK"
 _TRAILER = struct.Struct("<4sHHII")
 TRAILER_BYTES = _TRAILER.size
 _GROUP = struct.Struct("<BII")
+_RAW_CHUNKS = 512  # written at once when nothing is compressed: long writes are cheaper
 _LEVEL = 1
 _WORTH = 0.9  # a group that compresses to more than this is stored as it is
 _WINDOW_LOG_MAX = 20  # what a reader spends on the window of a hostile group, at most
@@ -136,7 +137,7 @@ def write_pack(
         if len(chunk) != CHUNK_BYTES:
             raise ValueError(f"a chunk of {len(chunk)} bytes")
         part.append(chunk)
-        if len(part) == GROUP_CHUNKS:
+        if len(part) == (GROUP_CHUNKS if compress else _RAW_CHUNKS):
             yield _store(part, compress, groups)
             done, part = done + len(part), []
     if part:
@@ -203,7 +204,7 @@ def read_index(data: bytes, size_bytes: int) -> Index:
     return Index(digests, tuple(groups))
 
 
-def open_group(index: Index, group: Group, stored: bytes | memoryview) -> memoryview:
+def open_group(group: Group, stored: bytes | memoryview) -> memoryview:
     """The chunks of a group, one after the other, none of them verified yet.
 
     Raises:

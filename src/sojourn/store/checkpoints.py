@@ -134,7 +134,7 @@ class Stored:
         for number in range(len(self.context.memories)):
             self.parts(number)
         for pack in self.packs:
-            pack.verify()
+            pack.verify_all()
 
     def close(self) -> None:
         for pack in self.packs:
@@ -185,9 +185,8 @@ class _Choice:
                 if digest not in self._places:
                     self._places[digest] = number, index
         self.kept = self._keep(previous)
-        self.new = [
-            digest for digest in self._places if not any(digest in pack.positions for pack in self.kept)
-        ]
+        known = set().union(*(pack.positions for pack in self.kept))
+        self.new = [digest for digest in self._places if digest not in known]
         self.kept_chunks = len(self._places) - len(self.new)
 
     def _keep(self, previous: Sequence[PackFile]) -> list[PackFile]:

@@ -18,6 +18,7 @@ from sojourn.context.memory import CHUNK_BYTES, DIGEST_BYTES, Part
 from sojourn.context.pack import (
     GROUP_CHUNKS,
     TRAILER_BYTES,
+    Group,
     Index,
     index_bytes,
     open_group,
@@ -91,7 +92,8 @@ def pack_in_memory(digests: Sequence[bytes], chunks: Iterable[bytes | memoryview
     with translated(Path("memory")):
         descriptor = os.memfd_create("sojourn-pack", os.MFD_CLOEXEC)
         try:
-            return PackFile(descriptor, 0, write_pack_to(descriptor, digests, chunks, compress=False))
+            index = write_pack_to(descriptor, digests, chunks, compress=False)
+            return PackFile(descriptor, 0, index, checked=True)
         except BaseException:
             os.close(descriptor)
             raise
@@ -112,15 +114,18 @@ def write_pieces(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
 
 
 class PackFile:
-    """A pack that is open. Close it; maps of it stay.
+    """A pack that is open. Close it; maps of it stay. For one thread at a time.
 
     Attributes:
         descriptor: the open file.
         offset: where in it the pack begins.
         index: what is in it.
+        checked: the chunks need not be verified: we wrote them ourselves, to memory.
     """
 
-    def __init__(self, descriptor: int, offset: int, index: Index) -> None:
+    def __init__(self, descriptor: int, offset: int, index: Index, checked: bool = False) -> None:
+        self.checked = checked
+        self._opened: tuple[Group, memoryview] | None = None
         self.descriptor = descriptor
         self.offset = offset
         self.index = index
@@ -159,7 +164,7 @@ class PackFile:
 
     def again(self) -> PackFile:
         """The same pack, open a second time."""
-        return PackFile(os.dup(self.descriptor), self.offset, self.index)
+        return PackFile(os.dup(self.descriptor), self.offset, self.index, self.checked)
 
     def chunk(self, position: int) -> memoryview:
         """The bytes of one chunk, verified."""
@@ -188,20 +193,35 @@ class PackFile:
             _read_into(self.descriptor, at, view)
         else:
             self._read_groups(part, view)
-        verify(part.digests, view)
+        self.check(part, view)
+
+    def check(self, part: Part, view: memoryview) -> None:
+        """Verify chunks that were read or mapped.
+
+        Raises:
+            DamagedContextError: they are not what they were.
+        """
+        if not self.checked:
+            verify(part.digests, view)
 
     def _read_groups(self, part: Part, view: memoryview) -> None:
         position, end, done = part.first, part.first + len(part.digests), 0
         while position < end:
             group = self.index.group_of(position)
-            stored = os.pread(self.descriptor, group.length, self.offset + group.offset)
-            data = open_group(self.index, group, stored)
+            data = self._open(group)
             count = min(end, group.first + group.count) - position
             start = (position - group.first) * CHUNK_BYTES
             view[done : done + count * CHUNK_BYTES] = data[start : start + count * CHUNK_BYTES]
             position, done = position + count, done + count * CHUNK_BYTES
 
-    def verify(self) -> None:
+    def _open(self, group: Group) -> memoryview:
+        """The chunks of a group. The last one is kept: small parts mostly lie one after the other."""
+        if self._opened is None or self._opened[0] != group:
+            stored = os.pread(self.descriptor, group.length, self.offset + group.offset)
+            self._opened = group, open_group(group, stored)
+        return self._opened[1]
+
+    def verify_all(self) -> None:
         """Read everything and verify it.
 
         Raises:

@@ -30,19 +30,20 @@ _ENTRY_BYTES = 8
 _WRITTEN = bytes(bool(bits & 0xC0) and not bits & 0x20 for bits in range(256))
 
 
-def written(address: int, length: int) -> bytes | None:
-    """One byte for each chunk of memory from ``address`` on: 1 where it was written to, 0 where it was not.
+def written(view: memoryview) -> bytes | None:
+    """One byte for each chunk of a memory: 1 where it was written to since it was set up, 0 where it was not.
 
     Args:
-        address: of a private mapping, a multiple of the page size.
-        length: in bytes, a multiple of ``CHUNK_BYTES``.
+        view: all of the memory, made of private mappings; a multiple of ``CHUNK_BYTES``.
 
     Returns:
         None when it cannot be found out.
     """
     if not _works():
         return None
-    return _chunks(_pages(address, length))
+    if not view:
+        return b""
+    return _chunks(_pages(ctypes.addressof(ctypes.c_char.from_buffer(view)), len(view)))
 
 
 def _pages(address: int, length: int) -> bytes:

@@ -15,7 +15,6 @@ import mmap
 import os
 
 from sojourn.context.memory import Part, clear_zeros
-from sojourn.context.pack import verify
 from sojourn.store.checkpoints import Stored
 
 MAP_BYTES_MIN = 256 * 1024
@@ -53,8 +52,8 @@ def restore_memory(stored: Stored, number: int, view: memoryview, fresh_bytes: i
         if offset is None:
             pack.read_into(part, place)
         else:
-            _map(place, pack.descriptor, offset)
-            verify(part.digests, place)
+            map_file(place, pack.descriptor, offset)
+            pack.check(part, place)
     clear_zeros(memory, view, fresh_bytes)
 
 
@@ -69,7 +68,12 @@ def _to_map(stored: Stored, parts: list[Part]) -> dict[int, int]:
     return found
 
 
-def _map(place: memoryview, descriptor: int, offset: int) -> None:
+def map_file(place: memoryview, descriptor: int, offset: int) -> None:
+    """Make a part of memory that of a file, copy-on-write.
+
+    Raises:
+        OSError: the system refused the mapping.
+    """
     address = ctypes.addressof(ctypes.c_char.from_buffer(place))
     if _mmap(address, len(place), _PROT_READ_WRITE, _MAP_PRIVATE_FIXED, descriptor, offset) != address:
         error = ctypes.get_errno()
