@@ -13,7 +13,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from sojourn.context import FORMAT, PAGE_BYTES, Context, Decoded, Global, Memory, compare, decode, encode
+from sojourn.context import (
+    FORMAT,
+    PAGE_BYTES,
+    Context,
+    Decoded,
+    Global,
+    Memory,
+    check_transform,
+    compare,
+    decode,
+    encode,
+)
 from sojourn.context import pack as packs
 from sojourn.context.format import CHECKSUM_BYTES, MAGIC, PRELUDE, SELF_CONTAINED
 from sojourn.context.memory import digest_of
@@ -123,6 +134,13 @@ def test_another_version() -> None:
         decode(bytes(begin) + b"whatever another version has here")
 
 
+def test_frames_of_another_transform() -> None:
+    check_transform(context(transform=3), 3)
+    check_transform(context(transform=3, records=b"", frames=()), 4)
+    with pytest.raises(OtherVersionError, match="version 3 of the transform"):
+        check_transform(context(transform=3), 4)
+
+
 def test_every_truncation_and_every_extension_is_damage() -> None:
     for data in (whole(context()), alone()[0]):
         for length in range(1, len(data)):
@@ -157,10 +175,19 @@ def content(found: Decoded, data: bytes) -> object:
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_every_mutation_is_seen_or_changes_nothing(compress: bool) -> None:
-    rng = random.Random(11)
+    mutate(random.Random(11), compress, 1500)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(20))
+def test_many_more_mutations(seed: int) -> None:
+    mutate(random.Random(seed), bool(seed % 2), 100_000)
+
+
+def mutate(rng: random.Random, compress: bool, count: int) -> None:
     good, _ = alone(compress)
     expected = content(decode(good), good)
-    for number in range(1500):
+    for number in range(count):
         data = bytearray(good)
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(data)) if number % 2 else rng.randrange(min(len(data), 1500))

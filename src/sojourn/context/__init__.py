@@ -4,7 +4,7 @@
 chunks are stored, ``plain`` how plain data becomes bytes, ``format`` how all of it becomes one file and back.
 """
 
-from .format import FORMAT, Decoded, decode, encode
+from .format import FORMAT, Decoded, check_transform, decode, encode
 from .memory import CHUNK_BYTES, PAGE_BYTES, Base, BaseKind, Kind, Memory, compare
 from .values import Context, Global, Table
 
@@ -20,6 +20,7 @@ __all__ = [
     "Kind",
     "Memory",
     "Table",
+    "check_transform",
     "compare",
     "decode",
     "encode",

@@ -278,6 +278,19 @@ def decode_parts(read: Read, file_bytes: int) -> Decoded:
         raise _damaged(str(error)) from None
 
 
+def check_transform(context: Context, version: int) -> None:
+    """Check that the frames of a context are of this version of the transform. Without frames any will do.
+
+    Raises:
+        OtherVersionError: they are not.
+    """
+    if context.records and context.transform != version:
+        raise OtherVersionError(
+            f"the frames are of version {context.transform} of the transform; this Sojourn has {version}",
+            "Try: the version of Sojourn that wrote it",
+        )
+
+
 def _decode(read: Read, head: Head, begin: bytes, digest: str) -> Decoded:
     header = unpack(begin[PRELUDE.size : -CHECKSUM_BYTES])
     if type(header) is not dict or header.keys() != _FIELDS.keys():

@@ -57,6 +57,37 @@ def restore_memory(stored: Stored, number: int, view: memoryview, fresh_bytes: i
     clear_zeros(memory, view, fresh_bytes)
 
 
+def remap_memory(stored: Stored, number: int, view: memoryview) -> int:
+    """Let a memory that was just saved go on over its checkpoint: the same bytes, in pages of the pack.
+
+    They are then shared with whoever is forked from it, and the next checkpoint, with the memory of this one as
+    its origin, reads only what was written since. Small pieces stay as they are.
+
+    Args:
+        view: the memory, at rest, unchanged since it was saved.
+
+    Returns:
+        How many bytes were mapped.
+
+    Raises:
+        DamagedContextError: a chunk is not what it was. The memory is as before.
+        OSError: the system refused a mapping. The memory is as before, in part mapped.
+    """
+    mapped = 0
+    parts = stored.parts(number)
+    for offset, there in _to_map(stored, parts).items():
+        part = next(part for part in parts if part.offset == offset)
+        pack = stored.packs[part.pack]
+        with (
+            mmap.mmap(pack.descriptor, part.length, mmap.MAP_SHARED, mmap.PROT_READ, offset=there) as probe,
+            memoryview(probe) as content,
+        ):
+            pack.check(part, content)  # first elsewhere: this memory is in use
+        map_file(view[offset : offset + part.length], pack.descriptor, there)
+        mapped += part.length
+    return mapped
+
+
 def _to_map(stored: Stored, parts: list[Part]) -> dict[int, int]:
     """Offset in the memory to offset in the file, of those parts that are worth a mapping."""
     found = {}
