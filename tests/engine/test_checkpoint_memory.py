@@ -84,7 +84,7 @@ def test_only_what_the_guest_wrote_is_stored(module: engine.CompiledModule, tmp_
 
 @pytest.mark.skipif(not dirty._works(), reason="the kernel does not tell written pages")
 def test_a_memory_that_goes_on_over_its_checkpoint(module: engine.CompiledModule, tmp_path: Path) -> None:
-    """After a checkpoint the guest goes on in the pages of the pack: same bytes, and what it writes is new."""
+    """After a checkpoint the guest goes on in the pages of the pack: same bytes, what it writes is new."""
     store = Checkpoints(tmp_path / "checkpoints")
     with instance(module) as one:
         one.call("fill", 0, 3, 16 * PAGE_BYTES)

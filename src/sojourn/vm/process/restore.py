@@ -60,7 +60,7 @@ def restore_memory(stored: Stored, number: int, view: memoryview, fresh_bytes: i
 def remap_memory(stored: Stored, number: int, view: memoryview) -> int:
     """Let a memory that was just saved go on over its checkpoint: the same bytes, in pages of the pack.
 
-    They are then shared with whoever is forked from it, and the next checkpoint, with the memory of this one as
+    Forks of it share them then, and the next checkpoint, with the memory of this one as
     its origin, reads only what was written since. Small pieces stay as they are.
 
     Args:
