@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sojourn.bundle.build import build_wasm
-from sojourn.host.embedded import EmbeddedHost, LaunchRequest
+from sojourn.host.embedded import EmbeddedHost
+from sojourn.host.requests import LaunchRequest
 from sojourn.host.streams import LoggedSink
 from sojourn.model.errors import StoreError
 from sojourn.model.limits import Limits

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "sojourn.host": {
         *("sojourn.model", "sojourn.bundle", "sojourn.store", "sojourn.vm.process"),
-        "sojourn.vm.process.wasi",
+        *("sojourn.context", "sojourn.vm.process.wasi"),
     },
     "sojourn.client": {
         *("sojourn.model", "sojourn.functions", "sojourn.bundle", "sojourn.store", "sojourn.vm.process"),

@@ -41,18 +41,23 @@ def write_bundle(bundle: Bundle, path: Path) -> None:
     """
     if path.is_dir():
         raise StoreError(f"cannot write {path}: it is a directory", "Try: -o FILE")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        _add(archive, MANIFEST, bundle.program.to_json())
-        for name in sorted(bundle.contents):
-            _add(archive, FOLDER + name, bundle.contents[name])
     try:
-        write_atomic(path, buffer.getbuffer())
+        write_atomic(path, archive_bytes(bundle))
         path.chmod(0o644)
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror}", "Try: -o FILE, in a directory that exists"
         ) from None
+
+
+def archive_bytes(bundle: Bundle) -> bytes:
+    """The bytes of a bundle: equal programs give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        _add(archive, MANIFEST, bundle.program.to_json())
+        for name in sorted(bundle.contents):
+            _add(archive, FOLDER + name, bundle.contents[name])
+    return buffer.getvalue()
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

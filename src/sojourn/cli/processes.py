@@ -120,7 +120,7 @@ def logs(follow: bool, only: str | None, as_json: bool, pid: str) -> None:
 @json_option
 @click.argument("pids", nargs=-1, required=True, metavar="PID...")
 def kill(reason: str, as_json: bool, pids: tuple[str, ...]) -> None:
-    from sojourn.host.embedded import request_kill
+    from sojourn.host.asking import request_kill
     from sojourn.store.home import Home
     from sojourn.store.hosts import Hosts
     from sojourn.store.table import ProcessTable

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +10,7 @@ import click
 
 from sojourn.model.errors import UsageError
 from sojourn.model.grants import SecretGrant
-from sojourn.model.limits import LIMITS, Limits, parse_limit
-from sojourn.model.states import Ending, State
+from sojourn.model.limits import LIMITS, Limits, parse_limit, parse_time
 
 from .common import Examples
 
@@ -99,6 +95,12 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @limit_options
 @click.option("--no-image", is_flag=True, help="Start the interpreter cold instead of from a warm image.")
+@click.option(
+    "--checkpoint-every",
+    metavar="TIME",
+    help="Store the process so often, such as 30s; `sojourn resume` goes on from there, whatever happens to "
+    "this machine.",
+)
 @click.option("--name", metavar="NAME", help="What `sojourn ps` shows.")
 @click.option("--quiet", is_flag=True, help="No progress, and no word about how it ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stderr.")
@@ -113,6 +115,7 @@ def run(
     net: bool,
     included: tuple[str, ...],
     no_image: bool,
+    checkpoint_every: str | None,
     name: str | None,
     quiet: bool,
     as_json: bool,
@@ -120,12 +123,13 @@ def run(
     args: tuple[str, ...],
     **limits: str | None,
 ) -> None:
-    from sojourn.host.embedded import EmbeddedHost, LaunchRequest
-    from sojourn.host.status import exit_status
+    from sojourn.host.embedded import EmbeddedHost
+    from sojourn.host.requests import LaunchRequest
     from sojourn.host.streams import FdSink, FdSource
     from sojourn.store.home import Home
     from sojourn.vm.process.streams import Given
 
+    from .foreground import Signals, attend
     from .grants import directory_grants, environment_grants
     from .programs import code_program, find_program, includes, module_program
     from .progress import for_stderr
@@ -163,69 +167,16 @@ def run(
         chosen,
         not no_image,
     )
+    every_s = None
+    if checkpoint_every is not None:
+        every_s = parse_time("--checkpoint-every", checkpoint_every, "30s")
     with (
-        _Signals() as signals,
+        Signals() as signals,
         FdSource(0) as stdin,
         FdSink(1, signals.output_closed) as out,
         FdSink(2) as err,
         EmbeddedHost(home, progress=progress) as host,
     ):
         process = host.launch(request, stdin=Given() if program == "-" else stdin, stdout=out, stderr=err)
-        signals.watch(process.kill)
-        ending = None
-        while ending is None:
-            ending = process.wait(_POLL_S)
-        if not quiet:
-            _tell(process.pid, ending, as_json, vars(process.usage()))
-    status = exit_status(ending)
-    if status == 141:
-        _die_quietly()
+        status = attend(host, process, signals, quiet=quiet, as_json=as_json, checkpoint_every_s=every_s)
     sys.exit(status)
-
-
-def _tell(pid: str, ending: Ending, as_json: bool, usage: dict[str, Any]) -> None:
-    if as_json:
-        click.echo(json.dumps({"pid": pid, **ending.to_dict(), "usage": usage}), err=True)
-    elif ending.state is not State.EXITED and ending.reason not in ("interrupted", "its output is closed"):
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {ending.reason}", err=True)
-
-
-def _die_quietly() -> None:
-    """Nobody reads our output: let nothing try to flush it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-class _Signals:
-    """While it is entered, the signals that end a program end the guest, and we then end in order."""
-
-    def __init__(self) -> None:
-        self._kill: Callable[[str], None] | None = None
-        self._reason: str | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        if self._reason is not None or self._kill is None:
-            os._exit(128 + number)  # asked twice, or before there is anything to end in order
-        self._end("interrupted" if number == signal.SIGINT else f"signal {signal.Signals(number).name}")
-
-    def output_closed(self) -> None:
-        self._end("its output is closed")
-
-    def _end(self, reason: str) -> None:
-        self._reason = reason
-        if self._kill is not None:
-            self._kill(reason)
-
-    def watch(self, kill: Callable[[str], None]) -> None:
-        self._kill = kill
-        if self._reason is not None:
-            kill(self._reason)

@@ -13,63 +13,49 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-from sojourn.model.errors import SojournError, StoreError
-from sojourn.model.grants import DirectoryGrant, EnvironmentGrant, Grant, SecretGrant
-from sojourn.model.limits import Limits
-from sojourn.model.program import Program
+from sojourn.model.errors import ProcessStateError, SojournError, StoreError
 from sojourn.model.progress import Progress
 from sojourn.model.states import Ending, State
-from sojourn.store.control import ControlReceiver, send_control
+from sojourn.store.checkpoints import Saved
+from sojourn.store.control import ControlReceiver
 from sojourn.store.home import Home
 from sojourn.store.hosts import Hosts
-from sojourn.store.output import STDERR, STDOUT, OutputWriter
+from sojourn.store.output import STDERR, STDOUT, OutputWriter, cut_output
 from sojourn.store.records import ProcessRecord
 from sojourn.store.table import ProcessTable
 from sojourn.vm.process.monitor import Launch, ProcessMonitor, RunningProcess
 from sojourn.vm.process.streams import Streams
 from sojourn.vm.process.surroundings import ready
-from sojourn.vm.process.virtual_machine import Usage
+from sojourn.vm.process.virtual_machine import Usage, VirtualMachine
 from sojourn.vm.process.wasi.outside import Sink, Source
 
+from .asking import answer, reply_path
+from .keeping import Keeper, Line
+from .requests import LaunchRequest
 from .secrets import find_secret
 from .streams import LoggedSink
 
 KEPT_MAX = 1000  # so many ended processes are remembered, with their output
 KEPT_BYTES_MAX = 4 << 30  # and so much output of theirs, or a thousand floods would fill the disk
 IDENTITY_MAX = 1 << 22
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LaunchRequest:
-    """What a process shall be: a program, arguments, grants, limits."""
-
-    program: Program
-    contents: Mapping[str, bytes]
-    name: str
-    args: tuple[str, ...] = ()
-    directories: tuple[DirectoryGrant, ...] = ()
-    environment: tuple[EnvironmentGrant, ...] = ()
-    secrets: tuple[SecretGrant, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-    use_image: bool = True
-
-    def grants(self) -> list[dict[str, object]]:
-        """The grants as they are recorded: a secret by its name only."""
-        grants: tuple[Grant, ...] = (*self.directories, *self.environment, *self.secrets)
-        return [grant.to_dict() for grant in grants]
 
 
 class HostedProcess:
     """A process of this host. All methods may be called from any thread."""
 
-    def __init__(self, pid: str) -> None:
+    def __init__(self, pid: str, request: LaunchRequest, epoch: int = 1) -> None:
         self.pid = pid
+        self.request = request
+        self.epoch = epoch
+        self.line = Line(pid, request, epoch)
         self._running: RunningProcess | None = None
         self._killed: str | None = None
         self._lock = threading.Lock()
@@ -84,6 +70,11 @@ class HostedProcess:
         """How it ended, or None when it has not after ``timeout_s``."""
         assert self._running is not None  # launch returns it started
         return self._running.wait(timeout_s)
+
+    def at_rest(self, work: Callable[[VirtualMachine], T], *, stop: bool) -> Future[T]:
+        """Do something while the guest stands still (``RunningProcess.at_rest``)."""
+        assert self._running is not None
+        return self._running.at_rest(work, stop=stop)
 
     def kill(self, reason: str) -> None:
         with self._lock:
@@ -117,11 +108,12 @@ class EmbeddedHost:
         self._table = ProcessTable.open(home)
         hosts = Hosts(home)
         self._presence = hosts.register()
-        hosts.reap(self._table)
+        self.keeper = Keeper(home)
+        hosts.reap(self._table, resumable=lambda pid: bool(self.keeper.store.all(pid)))
         self._forget(self._table.prune(keep_newest=KEPT_MAX))
         if sum(_log_bytes(folder) for folder in home.processes.iterdir()) > KEPT_BYTES_MAX:
             self._forget(self._table.prune(keep_newest=self._affordable()))
-        self._watcher = _Watcher()
+        self._watcher = _Watcher(self._on_checkpoint)
         self._processes: set[HostedProcess] = set()
         self._lock = threading.Lock()
 
@@ -138,6 +130,7 @@ class EmbeddedHost:
     def _forget(self, pids: tuple[str, ...]) -> None:
         for pid in pids:
             shutil.rmtree(self.home.processes / pid, ignore_errors=True)
+            self.keeper.store.remove(pid)
 
     def launch(self, request: LaunchRequest, *, stdin: Source, stdout: Sink, stderr: Sink) -> HostedProcess:
         """Begin a process; return when it runs. Getting what is missing here may take a minute.
@@ -145,11 +138,108 @@ class EmbeddedHost:
         Raises:
             SojournError: it cannot be started; its record then says why.
         """
+        process = HostedProcess(self._record(request), request)
+        with ExitStack() as undo:
+            try:
+                launch = self._launch(process)
+                streams = self._attached(process, (stdin, stdout, stderr), undo)
+                self._table.transition(process.pid, State.QUEUED, State.FETCHING)
+                self.monitor.prepare(launch)
+                self._table.transition(process.pid, State.FETCHING, State.STARTING)
+                return self._begin(
+                    process, undo, lambda ended: self.monitor.start(launch, streams, ended), State.STARTING
+                )
+            except BaseException as error:
+                reason = str(error) if isinstance(error, SojournError) else f"internal error: {error!r}"
+                self._end_or_warn(process.pid, Ending(State.FAILED, reason=reason.partition("\n")[0]), None)
+                raise
+
+    def resume(self, pid: str, *, stdin: Source, stdout: Sink, stderr: Sink) -> HostedProcess:
+        """Go on with a suspended process from its last checkpoint; return when it runs.
+
+        Raises:
+            ContextError: it cannot go on here. Nothing of it has run, and it stays suspended.
+            GrantError: a grant cannot be bound again.
+            ProcessStateError: it is not suspended.
+        """
+        record = self._table.get(pid)
+        stored = self.keeper.store.latest(pid)
+        if record.state is not State.SUSPENDED or stored is None:
+            raise ProcessStateError(
+                f"process {pid} is {record.state}, and cannot be resumed",
+                "Try: sojourn ps --all; only suspended processes can be resumed",
+            )
+        with stored, ExitStack() as undo:
+            request = self.keeper.request_of(stored.context)
+            process = HostedProcess(pid, request, record.epoch + 1)
+            process.line.sequence = stored.context.sequence + 1
+            launch = self._launch(process)
+            self.monitor.prepare(launch)
+            claimed = self._table.transition(
+                *(pid, State.SUSPENDED, State.RUNNING),
+                of_epoch=record.epoch,
+                epoch=process.epoch,
+                host_id=self._presence.host_id,
+                os_pid=os.getpid(),
+            )
+            if claimed is None:
+                raise ProcessStateError(f"process {pid} is being resumed by somebody else", "Try: sojourn ps")
+            try:
+                streams = self._attached(process, (stdin, stdout, stderr), undo, stored.context.output_bytes)
+                return self._begin(
+                    process, undo, lambda ended: self.monitor.resume(launch, stored, streams, ended), None
+                )
+            except BaseException:
+                self._table.transition(
+                    pid, State.RUNNING, State.SUSPENDED, of_epoch=process.epoch, host_id=None, os_pid=None
+                )
+                raise
+
+    def adopt(self, path: Path) -> str:
+        """Make a process of a checkpoint in a file, suspended here; return its pid.
+
+        Raises:
+            ContextError: the file cannot be used.
+        """
+        with self.keeper.store.open_file(path) as stored:
+            request = self.keeper.request_of(stored.context)
+            pid = self._record(request, State.SUSPENDED)
+            self.keeper.fork(stored, pid)
+        return pid
+
+    def fork(self, pid: str, count: int = 1) -> list[str]:
+        """Make new processes, suspended, that go on where the last checkpoint of ``pid`` was made.
+
+        Raises:
+            ProcessStateError: it has no checkpoint.
+        """
+        stored = self.keeper.store.latest(pid)
+        if stored is None:
+            raise ProcessStateError(f"process {pid} has no checkpoint", f"Try: sojourn checkpoint {pid}")
+        with stored:
+            request = self.keeper.request_of(stored.context)
+            made = []
+            for _ in range(count):
+                made.append(self._record(request, State.SUSPENDED))
+                self.keeper.fork(stored, made[-1])
+        return made
+
+    def checkpoint(self, process: HostedProcess, *, stop: bool = False) -> Future[Saved]:
+        """Store a running process; ``stop`` leaves it suspended, its memory freed (*evict*)."""
+        return process.at_rest(lambda machine: self.keeper.save(process.line, machine), stop=stop)
+
+    def _on_checkpoint(self, process: HostedProcess, message: dict[str, Any]) -> None:
+        """Another operating-system process asks for a checkpoint; the answer goes into a file."""
+        path = reply_path(self.home, process.pid, str(message.get("token", "")))
+        future = self.checkpoint(process, stop=bool(message.get("stop")))
+        future.add_done_callback(lambda done: answer(path, done))
+
+    def _launch(self, process: HostedProcess) -> Launch:
+        request = process.request
         environment = {grant.name: grant.value for grant in request.environment}
         environment |= {grant.name: find_secret(grant, self._environ, self.home) for grant in request.secrets}
-        process = HostedProcess(self._record(request))
         identity = 1 + int.from_bytes(hashlib.sha256(process.pid.encode()).digest()[:3]) % IDENTITY_MAX
-        launch = Launch(
+        return Launch(
             request.program,
             request.contents,
             request.args,
@@ -159,23 +249,18 @@ class EmbeddedHost:
             request.use_image,
             identity,
         )
-        with ExitStack() as undo:
-            try:
-                return self._start(process, launch, (stdin, stdout, stderr), undo)
-            except BaseException as error:
-                reason = str(error) if isinstance(error, SojournError) else f"internal error: {error!r}"
-                self._end_or_warn(process.pid, Ending(State.FAILED, reason=reason.partition("\n")[0]), None)
-                raise
 
-    def _record(self, request: LaunchRequest) -> str:
+    def _record(self, request: LaunchRequest, state: State = State.QUEUED) -> str:
         pid = self._table.unused_pid()
+        owned = state is not State.SUSPENDED
         record = ProcessRecord(
             pid=pid,
             name=request.name,
             program=request.program.digest,
+            state=state,
             created_s=time.time(),
-            host_id=self._presence.host_id,
-            os_pid=os.getpid(),
+            host_id=self._presence.host_id if owned else None,
+            os_pid=os.getpid() if owned else None,
             limits=request.limits.to_dict(),
             grants=request.grants(),
             args=list(request.args),
@@ -183,20 +268,39 @@ class EmbeddedHost:
         self._table.insert(record)
         return pid
 
-    def _start(
-        self, process: HostedProcess, launch: Launch, streams: tuple[Source, Sink, Sink], undo: ExitStack
-    ) -> HostedProcess:
-        pid = process.pid
-        folder = self.home.processes / pid
-        log = undo.enter_context(OutputWriter(_made(folder) / "output"))
+    def _attached(
+        self,
+        process: HostedProcess,
+        streams: tuple[Source, Sink, Sink],
+        undo: ExitStack,
+        output_bytes: int | None = None,
+    ) -> Streams:
+        """The streams of a process, into its log as well, and its ear for requests from elsewhere.
+
+        Args:
+            output_bytes: how much output the process had written where it goes on; what is in the log beyond
+                that it will write again.
+        """
+        folder = self.home.processes / process.pid
+        path = _made(folder) / "output"
+        if output_bytes is not None:
+            cut_output(path, output_bytes)
+        log = undo.enter_context(OutputWriter(path))
         control = ControlReceiver(folder / "control")
         self._watcher.add(control, process)
         undo.callback(self._watcher.remove, control)
-        self._table.transition(pid, State.QUEUED, State.FETCHING)
-        self.monitor.prepare(launch)
-        self._table.transition(pid, State.FETCHING, State.STARTING)
         stdin, stdout, stderr = streams
-        logged = Streams(stdin, LoggedSink(stdout, log, STDOUT), LoggedSink(stderr, log, STDERR))
+        return Streams(stdin, LoggedSink(stdout, log, STDOUT), LoggedSink(stderr, log, STDERR))
+
+    def _begin(
+        self,
+        process: HostedProcess,
+        undo: ExitStack,
+        start: Callable[[Callable[[Ending], None]], RunningProcess],
+        before: State | None,
+    ) -> HostedProcess:
+        """Start the guest; ``before`` is the state to leave for ``running``, None when it is that already."""
+        pid = process.pid
         recorded = threading.Event()  # the end must not overtake the record of the start
         cleanup = undo.pop_all()
 
@@ -204,6 +308,7 @@ class EmbeddedHost:
             recorded.wait()
             with suppress(StoreError):  # a log that cannot be written any more; the ending still can
                 cleanup.close()
+            process.line.close()
             self._end_or_warn(pid, ending, process.usage())
             with self._lock:
                 self._processes.discard(process)
@@ -211,14 +316,15 @@ class EmbeddedHost:
         try:
             with self._lock:
                 self._processes.add(process)
-            running = self.monitor.start(launch, logged, ended)
+            running = start(ended)
         except BaseException:
             with self._lock:
                 self._processes.discard(process)
             cleanup.close()
             raise
         process.started(running)
-        self._table.transition(pid, State.STARTING, State.RUNNING, started_s=time.time(), image=running.image)
+        if before is not None:
+            self._table.transition(pid, before, State.RUNNING, started_s=time.time(), image=running.image)
         recorded.set()
         return process
 
@@ -234,6 +340,16 @@ class EmbeddedHost:
         used = usage or Usage()
         record = self._table.get(pid)
         if record.state.final:
+            return
+        if ending.state is State.SUSPENDED:
+            self._table.transition(
+                *(pid, State.RUNNING, State.SUSPENDED),
+                host_id=None,
+                os_pid=None,
+                cpu_s=used.cpu_seconds,
+                memory_bytes=used.memory_bytes,
+                output_bytes=used.output_bytes,
+            )
             return
         if record.state is not State.RUNNING and ending.state is State.EXITED:
             raise RuntimeError(f"a process that is {record.state} cannot exit")
@@ -279,15 +395,11 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def request_kill(home: Home, pid: str, reason: str) -> bool:
-    """Ask the OS process that runs ``pid`` to end it; False when there is none."""
-    return send_control(home.processes / pid / "control", {"request": "kill", "reason": reason})
-
-
 class _Watcher:
     """One thread that reads the control FIFOs of all processes of this host."""
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: Callable[[HostedProcess, dict[str, Any]], None]) -> None:
+        self._checkpoint = checkpoint
         self._receivers: dict[ControlReceiver, HostedProcess] = {}
         self._lock = threading.Lock()
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -332,6 +444,8 @@ class _Watcher:
         for process, message in messages:
             if message.get("request") == "kill":
                 process.kill(str(message.get("reason", "killed"))[:200])
+            elif message.get("request") == "checkpoint":
+                self._checkpoint(process, message)
 
     def close(self) -> None:
         self._closed = True

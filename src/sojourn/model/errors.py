@@ -80,6 +80,10 @@ class UnknownProcessError(UsageError):
     """No process has this pid."""
 
 
+class ProcessStateError(UsageError):
+    """A process that is not in a state in which this can be done to it."""
+
+
 class StoreError(SojournError):
     """The store (``$SOJOURN_HOME``) cannot be used: not writable, full, owned by somebody else, damaged."""
 

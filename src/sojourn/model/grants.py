@@ -94,6 +94,25 @@ class SecretGrant:
 Grant = DirectoryGrant | EnvironmentGrant | SecretGrant
 
 
+def grant_from_dict(value: dict[str, Any]) -> Grant:
+    """The way back from ``to_dict``. What comes in may come from anywhere.
+
+    Raises:
+        GrantError: it is no grant.
+    """
+    try:
+        fields = {name: item for name, item in value.items() if name != "kind"}
+        fields["binding"] = Binding(fields["binding"])
+        kinds: dict[str, Any] = {"dir": DirectoryGrant, "env": EnvironmentGrant, "secret": SecretGrant}
+        kind = kinds[value["kind"]]
+        if not all(type(item) in (str, bool, Binding) for item in fields.values()):
+            raise TypeError("a field of another type")
+        made: Grant = kind(**fields)
+        return made
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise GrantError(f"a recorded grant that is none: {error}") from None
+
+
 def check_variable(name: str) -> None:
     if not _ENV_NAME.fullmatch(name):
         raise GrantError(

@@ -122,19 +122,32 @@ def parse_limit(name: str, text: str) -> int | float:
         LimitError: the text is not of the limit's unit.
     """
     spec = LIMITS[name]
-    pattern, units = (_TIME, _TIME_UNITS) if spec.unit == "s" else (_SIZE, _SIZE_UNITS)
+    value = _parse(spec.flag, spec.unit, text, spec.example)
+    return value if spec.unit == "s" else int(value)
+
+
+def parse_time(flag: str, text: str, example: str) -> float:
+    """Read a duration that a person types for ``flag``, in seconds: ``1.5s``, ``10m``. It is above zero.
+
+    Raises:
+        LimitError: the text is no such duration.
+    """
+    value = _parse(flag, "s", text, example)
+    if value <= 0:
+        raise LimitError(f"{flag}: {text!r} is not above zero", f"Try: {flag} {example}")
+    return value
+
+
+def _parse(flag: str, unit: str, text: str, example: str) -> float:
+    pattern, units = (_TIME, _TIME_UNITS) if unit == "s" else (_SIZE, _SIZE_UNITS)
     match = pattern.fullmatch(text.strip())
     if match is None:
-        raise LimitError(
-            f"{spec.flag}: {text!r} is not a {_KIND[spec.unit]}", f"Try: {spec.flag} {spec.example}"
-        )
-    unit = match[2] or ""
-    value = float(match[1]) * units[unit.lower() if spec.unit == "s" else unit.upper()]
+        raise LimitError(f"{flag}: {text!r} is not a {_KIND[unit]}", f"Try: {flag} {example}")
+    suffix = match[2] or ""
+    value = float(match[1]) * units[suffix.lower() if unit == "s" else suffix.upper()]
     if not math.isfinite(value):
-        raise LimitError(
-            f"{spec.flag}: a number of {len(text)} digits is no limit", f"Try: {spec.flag} {spec.example}"
-        )
-    return value if spec.unit == "s" else int(value)
+        raise LimitError(f"{flag}: a number of {len(text)} digits is no limit", f"Try: {flag} {example}")
+    return value
 
 
 _KIND = {"B": "size", "s": "duration", "count": "number"}

@@ -86,8 +86,16 @@ class Hosts:
         finally:
             os.close(descriptor)
 
-    def reap(self, table: ProcessTable, now_s: float | None = None) -> list[ProcessRecord]:
-        """Record as lost what ran in hosts that died, and forget those hosts.
+    def reap(
+        self,
+        table: ProcessTable,
+        now_s: float | None = None,
+        resumable: Callable[[str], bool] = lambda pid: False,
+    ) -> list[ProcessRecord]:
+        """Record what ran in hosts that died as suspended if it can go on, else as lost; forget those hosts.
+
+        Args:
+            resumable: whether a process has a checkpoint.
 
         Returns:
             The records that this call changed.
@@ -97,7 +105,7 @@ class Hosts:
         lost = []
         for record in table.list(live=True) if dead else []:
             if record.host_id in dead:
-                changed = _lose(table, record, time.time() if now_s is None else now_s)
+                changed = _lose(table, record, time.time() if now_s is None else now_s, resumable)
                 lost += [changed] if changed else []
         self._forget_dead()
         return lost
@@ -129,8 +137,14 @@ def _free(descriptor: int) -> bool:
     return True
 
 
-def _lose(table: ProcessTable, record: ProcessRecord, now_s: float) -> ProcessRecord | None:
+def _lose(
+    table: ProcessTable, record: ProcessRecord, now_s: float, resumable: Callable[[str], bool]
+) -> ProcessRecord | None:
     """None when somebody else has changed it meanwhile."""
+    if record.state is State.RUNNING and resumable(record.pid):
+        return table.transition(
+            record.pid, State.RUNNING, State.SUSPENDED, of_epoch=record.epoch, host_id=None, os_pid=None
+        )
     ending = Ending(State.LOST, reason=LOST_REASON)
     return table.transition(
         record.pid, record.state, State.LOST, of_epoch=record.epoch, ending=ending, ended_s=now_s

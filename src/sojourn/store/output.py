@@ -208,6 +208,31 @@ def follow_output(
             wait()
 
 
+def cut_output(path: Path, size: int) -> None:
+    """Forget all output beyond the first ``size`` bytes: a process that goes on from there writes it again.
+
+    Raises:
+        StoreError: the log cannot be written.
+    """
+    begin = position = 0
+    with contextlib.closing(_Reader(path, 0)) as reader:
+        while True:
+            frame = reader.frame()
+            if frame is None:
+                return  # there is no more than that
+            chunks = list(_chunks(frame[1]))
+            end = begin + sum(len(chunk) for _, chunk in chunks)
+            if end > size:
+                break
+            begin = reader.offset = end
+            position = reader.position
+    with translated(path):
+        os.truncate(path, position)
+    with OutputWriter(path) as writer:
+        for stream, chunk in chunks:
+            writer.write(stream, chunk[: max(0, size - writer.offset)])
+
+
 class _Reader:
     """Reads frames from where it is. ``available`` can be asked again when there may be more."""
 
@@ -223,7 +248,7 @@ class _Reader:
             os.close(self._fd)
 
     def available(self) -> Iterator[Output]:
-        while (frame := self._frame()) is not None:
+        while (frame := self.frame()) is not None:
             time_ns, payload = frame
             for stream, chunk in _chunks(payload):
                 begin, self.offset = self.offset, self.offset + len(chunk)
@@ -231,7 +256,7 @@ class _Reader:
                     skipped = max(0, self._wanted - begin)
                     yield Output(stream, begin + skipped, time_ns, bytes(chunk[skipped:]))
 
-    def _frame(self) -> tuple[int, memoryview] | None:
+    def frame(self) -> tuple[int, memoryview] | None:
         """The next frame if it is whole."""
         fd = self._open()
         if fd is None:

@@ -30,6 +30,7 @@ def assemble(
     args: Sequence[bytes] = (),
     environ: Sequence[tuple[bytes, bytes]] = (),
     monotonic_ns: int = 0,
+    state: object = None,
 ) -> VirtualMachine:
     """A virtual machine of ``module``.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Container, Mapping, Sequence
 
+from sojourn.context import Context
 from sojourn.model.errors import LimitError, ModuleError
 from sojourn.model.grants import DirectoryGrant, place_of
 from sojourn.model.limits import Limits
@@ -20,6 +21,7 @@ from .assembly import assemble
 from .compiled import CompiledModules
 from .engine import CompiledModule, Instance
 from .filesystems import PROGRAM_DEVICE, SCRATCH_FOLDER, bundle, mount_grants
+from .snapshots import fresh_origin, module_base
 from .streams import Streams
 from .virtual_machine import VirtualMachine
 from .wasi.mounts import MountTree
@@ -39,6 +41,7 @@ class Command:
 
     def __init__(self, modules: CompiledModules, name: str, digest: str, code: bytes) -> None:
         self._name = name
+        self._digest = digest
         self._module: CompiledModule = modules.get(digest, lambda: code, name)
         if START_FUNCTION not in self._module.functions:
             raise ModuleError(
@@ -59,6 +62,7 @@ class Command:
         streams: Streams,
         files: Mapping[str, bytes],
         grants: Sequence[DirectoryGrant],
+        context: Context | None = None,
     ) -> VirtualMachine:
         """A virtual machine ready to enter. ``argv`` are the arguments after the program's name.
 
@@ -79,14 +83,19 @@ class Command:
             return [(_encoded(path), directory) for path, directory in directories]
 
         try:
-            return assemble(
+            machine = assemble(
                 self._module,
                 limits,
                 streams,
                 mount,
                 args=[_encoded(text) for text in (self._name, *argv)],
                 environ=[(_encoded(key), _encoded(value)) for key, value in environment.items()],
+                monotonic_ns=0 if context is None else context.monotonic_ns,
+                state=None if context is None else context.system,
             )
+            base = module_base(self._digest, machine.instance)
+            machine.origin = fresh_origin(machine.instance, base, None)
+            return machine
         except MemoryError as error:
             raise LimitError(
                 f"memory_bytes: {limits.memory_bytes:,} bytes are less than the module begins with ({error})",
@@ -94,6 +103,7 @@ class Command:
             ) from None
 
     def enter(self, instance: Instance) -> int | None:
+        instance.leavable = True
         return instance.call(START_FUNCTION)
 
 

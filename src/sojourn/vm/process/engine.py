@@ -33,6 +33,7 @@ from .engine_modules import (
     THREAD_STACK_BYTES,
     CompiledModule,
     TwinModule,
+    bits_of,
     cause,
     check_valid,
     compile_module,
@@ -40,9 +41,11 @@ from .engine_modules import (
     engine,
     fingerprint,
     first_line,
+    kind_of,
     load_module,
     load_twin,
     running,
+    set_bits,
     trap_new,
 )
 from .preparing import WASI_MODULE
@@ -95,7 +98,9 @@ class GuestTrapError(Exception):
 
 
 class Resumer(Protocol):
-    """Knows how to go on at each site of one module."""
+    """Knows how to go on at each site of one module (``resuming.ModuleResumer``)."""
+
+    def stack(self, records: bytes) -> Any: ...
 
     def prepare(self, instance: Instance, records: bytes) -> tuple[bytes, int]:
         """See that all twins for ``records`` are in the instance's table.
@@ -185,6 +190,7 @@ class Instance:
         ]
         self.check = check
         self.stopped: BaseException | None = None
+        self.leavable = False  # whether what the guest is in now is all there is to go on with
         self.host_calls_left = host_calls_max
         self.view = memoryview(b"")
         self._array: Any = None
@@ -268,12 +274,23 @@ class Instance:
         """The saved frames (``wasm.frames``)."""
         return bytes(self._control[FRAMES : self._register(SAVE)])
 
-    def resume(self, records: bytes) -> int | None:
-        """Go on where ``records`` were saved, in this instance or another of the module; as ``call``."""
-        resumer = self.module.resumer
+    def stack(self, records: bytes) -> Any:
+        """The frames in ``records`` (``resuming.Stack``).
+
+        Raises:
+            ContextError: they are not frames of this module.
+        """
+        return self._resumer().stack(records)
+
+    def _resumer(self) -> Resumer:
+        resumer: Resumer | None = self.module.resumer
         if resumer is None:
             raise RuntimeError("nobody knows how to go on with this module")
-        records, outermost = resumer.prepare(self, records)
+        return resumer
+
+    def resume(self, records: bytes) -> int | None:
+        """Go on where ``records`` were saved, in this instance or another of the module; as ``call``."""
+        records, outermost = self._resumer().prepare(self, records)
         self._control[FRAMES : FRAMES + len(records)] = records
         self._set_register(RESUME, FRAMES + len(records))
         self._forget()
@@ -452,21 +469,60 @@ class Instance:
         """
         missing = size - len(self.view)
         if missing > 0:
-            before = ctypes.c_uint64()
-            pages = -(-missing // PAGE_BYTES)
-            error = _ffi.wasmtime_memory_grow(
-                self._context, ctypes.byref(self._memory), pages, ctypes.byref(before)
-            )
-            if error:
-                raise MemoryError(first_line(wasmtime.WasmtimeError._from_ptr(error)))
-            self.refresh()
+            self.grow_memory(-(-missing // PAGE_BYTES))
         base = self._base()
         # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED: the pages lie inside the engine's reservation,
         # which it unmaps as a whole when the store goes.
         if _mmap(base, size, 3, 2 | 16, descriptor, 0) != base:
             raise OSError(ctypes.get_errno(), "cannot map the image into memory")
 
+    def grow_memory(self, pages: int) -> None:
+        """
+        Raises:
+            MemoryError: it would be above the limit.
+        """
+        before = ctypes.c_uint64()
+        error = _ffi.wasmtime_memory_grow(
+            self._context, ctypes.byref(self._memory), pages, ctypes.byref(before)
+        )
+        if error:
+            raise MemoryError(first_line(wasmtime.WasmtimeError._from_ptr(error)))
+        self.refresh()
+
+    @property
+    def has_memory(self) -> bool:
+        return self._memory is not None
+
     # globals
+
+    def read_globals(self) -> list[tuple[str, int]]:
+        """Type and bits of all that is saved of globals, in order."""
+        return [(kind_of(value), bits_of(value)) for _, value in self._globals()]
+
+    def write_globals(self, values: Sequence[tuple[str, int]]) -> None:
+        """Set all of them.
+
+        Raises:
+            ValueError: other numbers or types than ``read_globals`` gives.
+        """
+        present = self._globals()
+        if [kind for kind, _ in values] != [kind_of(value) for _, value in present]:
+            raise ValueError("other types of globals")
+        for (item, value), (_, bits) in zip(present, values, strict=True):
+            set_bits(value, bits)
+            error = _ffi.wasmtime_global_set(self._context, ctypes.byref(item), ctypes.byref(value))
+            if error:
+                raise wasmtime.WasmtimeError._from_ptr(error)
+
+    def _globals(self) -> list[tuple[Any, Any]]:
+        """Each exported global that is state, and its value."""
+        found = []
+        for name in self.module.globals:
+            item = self._must("global", name).global_
+            value = _ffi.wasmtime_val_t()
+            _ffi.wasmtime_global_get(self._context, ctypes.byref(item), ctypes.byref(value))
+            found.append((item, value))
+        return found
 
     def read_global(self, name: str) -> int:
         """The bits of an exported number; floats as their IEEE pattern."""

@@ -248,3 +248,37 @@ def _linker() -> wasmtime.Linker:
         if failed:
             raise RuntimeError(f"the engine refused the host function {module}.{name}")
     return linker
+
+
+# -- values --------------------------------------------------------------------------------------------
+
+_KINDS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
+_BITS = {"i32": 32, "i64": 64, "f32": 32, "f64": 64, "v128": 128}
+
+
+def kind_of(value: Any) -> str:
+    """The type of a number in the engine's form.
+
+    Raises:
+        ValueError: it is a reference.
+    """
+    kind = _KINDS.get(int(value.kind))
+    if kind is None:
+        raise ValueError("a global that holds a reference")
+    return kind
+
+
+def bits_of(value: Any) -> int:
+    """A number as its bits."""
+    if kind_of(value) == "v128":
+        return int.from_bytes(bytes(value.of.v128), "little")
+    return int(value.of.i64) & (1 << _BITS[kind_of(value)]) - 1
+
+
+def set_bits(value: Any, bits: int) -> None:
+    """Set a number, whose type stays, from its bits."""
+    kind = kind_of(value)
+    if kind == "v128":
+        value.of.v128 = type(value.of.v128)(*bits.to_bytes(16, "little"))
+    else:
+        value.of.i64 = bits if bits < 1 << 63 else bits - (1 << 64)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import threading
@@ -74,6 +75,13 @@ class Image:
         self.info = info
         self.descriptor = descriptor
         weakref.finalize(self, os.close, descriptor)
+        self._map: mmap.mmap | None = None
+
+    def view(self) -> memoryview:
+        """Its memory, to be read; mapped at the first use and as long as this object lives."""
+        if self._map is None:
+            self._map = mmap.mmap(self.descriptor, self.info.bytes, prot=mmap.PROT_READ)
+        return memoryview(self._map)
 
 
 def image_lock(digest: str) -> str:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
+from sojourn.context import Base, BaseKind, Context
+from sojourn.model.errors import ContextError
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.limits import Limits
 from sojourn.model.program import SITE_PREFIX, STDIN, Program
 from sojourn.model.progress import Progress, Silent
-from sojourn.model.states import Ending
+from sojourn.model.states import Ending, State
+from sojourn.store.checkpoints import Stored
 from sojourn.store.home import Home
 
 from .command import Command
@@ -22,12 +27,15 @@ from .compiled import CompiledModules
 from .engine import THREAD_STACK_BYTES, Instance
 from .images import Image
 from .runtime import PROGRAM_FOLDER, PythonRuntime, PythonStart
+from .snapshots import put
 from .streams import Streams
 from .virtual_machine import Usage, VirtualMachine
 
 # Variables that packages read while they are imported: too late when the import is in the image.
 _READ_AT_IMPORT = ("PYTHON", "MPL", "NPY_", "NUMPY_", "PANDAS_", "SCIPY_", "SKLEARN_", "OPENBLAS_", "TZ")
 _stack_size_lock = threading.Lock()
+SUSPENDED = Ending(State.SUSPENDED, reason="suspended")  # of one life, not of the process
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,13 +83,14 @@ class RunningProcess:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._ending: Ending | None = None
+        self._orders: list[_Order[Any]] = []
 
     def wait(self, timeout_s: float | None = None) -> Ending | None:
         """How it ended, or None when it has not after ``timeout_s``."""
         return self._ending if self._ended.wait(timeout_s) else None
 
     def kill(self, reason: str) -> None:
-        """End it: a computing guest stops within a few ticks of the engine, a waiting one at once."""
+        """End it, at once: the guest polls."""
         with self._lock:
             if self._ending is None:
                 self._machine.kill(reason)
@@ -96,13 +105,36 @@ class RunningProcess:
             if self._ending is None:
                 self._machine.surroundings.wake()
 
+    def at_rest(self, work: Callable[[VirtualMachine], T], *, stop: bool) -> Future[T]:
+        """Have the guest left in the middle, and do ``work`` on its machine while it stands still.
+
+        Args:
+            work: called on the guest's thread; what it returns or raises is the future's.
+            stop: the process then ends here, suspended, if ``work`` succeeded. Otherwise it goes on.
+
+        Returns:
+            A future, cancelled when the process ended first.
+        """
+        order = _Order(work, stop)
+        with self._lock:
+            if self._ending is None:
+                self._orders.append(order)
+                self._machine.suspend()
+            else:
+                order.future.cancel()
+        return order.future
+
     def begin(
         self,
-        enter: Callable[[Instance], int | None],
+        enter: Callable[[Instance], int | None] | None,
         ended: Callable[[Ending], None] = lambda ending: None,
     ) -> None:
-        """Start the guest's thread, with the stack that the engine may use; ``ended`` is called on it at
-        the end, before ``wait`` returns."""
+        """Start the guest's thread, with the stack that the engine may use.
+
+        Args:
+            enter: what the machine runs; None when it goes on with what it was restored to.
+            ended: called on the guest's thread at the end, before ``wait`` returns.
+        """
         thread = threading.Thread(target=self._run, args=(enter, ended), name="sojourn-guest", daemon=True)
         with _stack_size_lock:
             before = threading.stack_size(THREAD_STACK_BYTES)
@@ -111,15 +143,45 @@ class RunningProcess:
             finally:
                 threading.stack_size(before)
 
-    def _run(self, enter: Callable[[Instance], int | None], ended: Callable[[Ending], None]) -> None:
-        ending = self._machine.run(enter)
+    def _run(self, enter: Callable[[Instance], int | None] | None, ended: Callable[[Ending], None]) -> None:
+        ending = self._machine.go_on() if enter is None else self._machine.run(enter)
+        while ending is None:
+            ending = SUSPENDED if self._obey() else self._machine.go_on()
         with self._lock:
             self._ending = ending
+            orders, self._orders = self._orders, []
+        for order in orders:
+            order.future.cancel()
         self._machine.close()
         try:
             ended(ending)
         finally:
             self._ended.set()
+
+    def _obey(self) -> bool:
+        """Do what was asked for while the guest stands still; whether it is to stay so."""
+        stop = False
+        while True:
+            with self._lock:
+                if not self._orders:
+                    self._machine.stay()
+                    return stop
+                order = self._orders.pop(0)
+            if order.future.set_running_or_notify_cancel():
+                try:
+                    order.future.set_result(order.work(self._machine))
+                    stop = stop or order.stop
+                except BaseException as error:  # noqa: BLE001 - it is the future's
+                    order.future.set_exception(error)
+
+
+@dataclass
+class _Order(Generic[T]):
+    """Something to be done while a guest stands still."""
+
+    work: Callable[[VirtualMachine], T]
+    stop: bool
+    future: Future[T] = field(default_factory=Future)
 
 
 class ProcessMonitor:
@@ -160,9 +222,7 @@ class ProcessMonitor:
         """
         if launch.program.entry.kind == "wasm":
             command = self._command(launch)
-            files = {
-                name: data for name, data in launch.contents.items() if name != launch.program.entry.target
-            }
+            files = _files_beside(launch)
             machine = command.start(
                 launch.argv, launch.environment, launch.limits, streams, files, launch.directories
             )
@@ -171,9 +231,58 @@ class ProcessMonitor:
         else:
             runtime, image = self.python(), self._image(launch)
             machine = runtime.start(image, launch.limits, streams, launch.contents, launch.directories)
+            machine.entered_cold = image is None
             process = RunningProcess(machine, image.info.digest if image else None)
             process.begin(runtime.entry(_python_start(launch), image), ended)
         return process
+
+    def resume(
+        self,
+        launch: Launch,
+        stored: Stored,
+        streams: Streams,
+        ended: Callable[[Ending], None] = lambda ending: None,
+    ) -> RunningProcess:
+        """Go on with a stored context, as ``start`` begins a process. ``launch`` has the grants to bind
+        again.
+
+        Raises:
+            ContextError: it cannot go on here; nothing of it has run.
+            GrantError: a grant cannot be bound again.
+        """
+        context = stored.context
+        if launch.program.entry.kind == "wasm":
+            files = _files_beside(launch)
+            machine = self._command(launch).start(
+                launch.argv, launch.environment, launch.limits, streams, files, launch.directories, context
+            )
+            image = None
+        else:
+            runtime = self.python()
+            image = self._image_of(runtime, context)
+            machine = runtime.start(
+                image, launch.limits, streams, launch.contents, launch.directories, context
+            )
+        try:
+            put(machine, stored, None if image is None else image.view())
+        except BaseException:
+            machine.close()
+            raise
+        process = RunningProcess(machine, image.info.digest if image else None)
+        process.begin(None, ended)
+        return process
+
+    def _image_of(self, runtime: PythonRuntime, context: Context) -> Image | None:
+        base = context.memories[0].base if context.memories else Base()
+        if base.kind is not BaseKind.IMAGE:
+            return None
+        image = runtime.find_image(base.digest)
+        if image is None:
+            raise ContextError(
+                f"the image {base.digest[:12]} that it was started from is not here",
+                "Try: a checkpoint written with -o, which needs no image",
+            )
+        return image
 
     def serve(self, service: Service, streams: Streams, ended: Callable[[Ending], None]) -> RunningProcess:
         """Begin a process that answers requests: ``streams.extra`` are where it reads and writes them."""
@@ -205,6 +314,11 @@ class ProcessMonitor:
         code = launch.contents[target]
         digest = next(file.digest for file in launch.program.files if file.name == target)
         return Command(self._modules, target, digest, code)
+
+
+def _files_beside(launch: Launch) -> dict[str, bytes]:
+    """The files of a command but its module."""
+    return {name: data for name, data in launch.contents.items() if name != launch.program.entry.target}
 
 
 def _python_start(launch: Launch) -> PythonStart:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sojourn.context import Base, BaseKind, Context
 from sojourn.model.errors import GrantError, LimitError, RuntimeUnavailableError
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.limits import MIB, Limits
@@ -42,6 +43,7 @@ from .filesystems import (
 from .guest import function_server_files
 from .images import Image, ImageInfo, ImageStore, image_digest, image_lock
 from .objects import fill_states, find_state, make_immortal
+from .snapshots import fresh_origin
 from .streams import Collected, Given, Streams
 from .virtual_machine import VirtualMachine
 from .wasi.mounts import MountTree
@@ -133,6 +135,10 @@ class PythonRuntime:
         with self._building, self._home.lock(image_lock(digest)):
             return self._images.find(digest) or self._build(digest, tuple(sorted(set(imports))))
 
+    def find_image(self, digest: str) -> Image | None:
+        """The image of that digest, if it is here."""
+        return self._images.find(digest)
+
     def _build(self, digest: str, imports: tuple[str, ...]) -> Image:
         what = (
             f"making an image of Python with {', '.join(imports)}" if imports else "making an image of Python"
@@ -142,6 +148,7 @@ class PythonRuntime:
             machine = self.start(None, _BUILD_LIMITS, Streams(Given(), output, output))
             try:
                 ending = machine.run(lambda instance: _prepare(instance, imports, settle=True))
+                assert ending is not None  # nobody suspends it
                 if ending.state is not State.EXITED or ending.exit_code != 0:
                     raise RuntimeUnavailableError(
                         f"no image could be made: {ending.reason or output.text()}", "Try: sojourn doctor"
@@ -175,16 +182,21 @@ class PythonRuntime:
         streams: Streams,
         program: Mapping[str, bytes] | None = None,
         grants: Sequence[DirectoryGrant] = (),
+        context: Context | None = None,
     ) -> VirtualMachine:
-        """A virtual machine ready to execute the first line: from ``image``, or cold.
+        """A virtual machine ready to execute the first line: from ``image``, or cold; or one that shall be
+        made
+        what ``context`` says, its image mapped.
 
         Raises:
             LimitError: the memory limit is below what the runtime itself takes.
             GrantError: a granted directory cannot be opened.
         """
         monotonic_ns = 0 if image is None else image.info.monotonic_ns
+        if context is not None:
+            monotonic_ns = context.monotonic_ns
         try:
-            machine = self._machine(limits, streams, program or {}, grants, monotonic_ns)
+            machine = self._machine(limits, streams, program or {}, grants, monotonic_ns, context)
         except MemoryError:
             raise _too_little(limits, 40 * MIB) from None
         if image is not None:
@@ -192,6 +204,8 @@ class PythonRuntime:
                 machine.instance.map_memory(image.descriptor, image.info.bytes)
                 for name, bits in image.info.globals.items():
                     machine.instance.write_global(name, bits)
+                base = Base(BaseKind.IMAGE, image.info.digest, image.info.bytes)
+                machine.origin = fresh_origin(machine.instance, base, image.view())
                 fill_states(machine.instance.refresh(), image.info.twisters)
             except MemoryError:
                 machine.close()
@@ -206,6 +220,7 @@ class PythonRuntime:
 
         def cold(instance: Instance) -> int | None:
             _prepare(instance, (), settle=False)
+            instance.leavable = True
             return _turn(
                 instance, f"import _sojourn_agent\n_sojourn_agent.start({start.encoded()!r})".encode()
             )
@@ -215,6 +230,7 @@ class PythonRuntime:
             data = start.encoded()
             pointer = _put(instance, data)
             argument = instance.call(BYTES_FROM, pointer, len(data))
+            instance.leavable = True
             instance.call(CALL_ONE, image.info.enter, argument or 0)
             raise RuntimeError("the agent returned")  # it leaves by ending the process
 
@@ -227,6 +243,7 @@ class PythonRuntime:
         program: Mapping[str, bytes],
         grants: Sequence[DirectoryGrant],
         monotonic_ns: int,
+        context: Context | None,
     ) -> VirtualMachine:
 
         def mount(tree: MountTree, quota: Quota) -> list[Preopen]:
@@ -243,7 +260,8 @@ class PythonRuntime:
                 directory.close()  # an image knows no further preopened directories
             return [(b"/", tree), (self._plotting_path(), self._plotting.root())]
 
-        return assemble(self._module, limits, streams, mount, monotonic_ns=monotonic_ns)
+        state = None if context is None else context.system
+        return assemble(self._module, limits, streams, mount, monotonic_ns=monotonic_ns, state=state)
 
     def _plotting_path(self) -> bytes:
         """matplotlib looks for its data beside its code, which lies inside the library's archive."""

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sojourn.model.limits import LIMITS, Limits
 from sojourn.model.states import Ending, State
@@ -24,7 +25,7 @@ from .preparing import WASI_MODULE
 from .surroundings import Surroundings
 from .wasi.abi import SIGNATURES
 from .wasi.mounts import MountTree
-from .wasi.outside import LimitReached, ProcessExit, Stopped
+from .wasi.outside import LimitReached, ProcessExit, Stopped, Suspended
 from .wasi.system import System
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,10 @@ class VirtualMachine:
         self._begun_s = time.monotonic()
         self._usage = Usage()
         self._closed = False
+        self._suspending = False
+        self.origin: Any = None  # a snapshots.Origin: what memory was set up as
+        self.restored: bytes | None = None  # the frames to go on with
+        self.entered_cold = False  # whether what the outermost frame returns is the exit status
         functions = {(WASI_MODULE, name): getattr(system, name) for name in SIGNATURES}
         self.instance = Instance(module, functions, self._check, limits.memory_bytes, limits.host_calls)
         system.attach_memory(self.instance)
@@ -71,12 +76,38 @@ class VirtualMachine:
     def _check(self) -> None:
         """Called every tick while the guest runs, on another thread."""
         self.surroundings.check()
+        if self._suspending:
+            self._leave()
         if self.surroundings.cpu_ns() > self.limits.cpu_seconds * 1e9:
             raise LimitReached("cpu_seconds")
 
-    def run(self, enter: Callable[[Instance], int | None]) -> Ending:
-        """Run the guest on this thread until it ends. ``enter`` calls into the instance; what it returns
-        is the exit status (None: 0)."""
+    def suspend(self) -> None:
+        """Have the guest left as soon as it can be, from any thread: ``run`` then gives None."""
+        self._suspending = True
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.instance.leavable:
+            self.instance.ask(Suspended())
+            self.surroundings.leave()
+
+    def stay(self) -> None:
+        """Nobody wants the guest to be left any more."""
+        self._suspending = False
+        self.surroundings.stay()
+
+    def go_on(self) -> Ending | None:
+        """Run a guest that was left, here or in the machine that this one was made from (``snapshots``)."""
+        records = self.instance.records() if self.restored is None else self.restored
+        self.restored = None
+        return self.run(lambda instance: self._result(instance.resume(records)))
+
+    def run(self, enter: Callable[[Instance], int | None]) -> Ending | None:
+        """Run the guest on this thread until it ends, or until it is left because of ``suspend`` (None).
+
+        Args:
+            enter: calls into the instance; what it returns is the exit status (None: 0).
+        """
         self.surroundings.enter_thread()
         try:
             self._check()
@@ -85,6 +116,8 @@ class VirtualMachine:
             ending = Ending(State.EXITED, (enter(self.instance) or 0) & 0xFF)
         except ProcessExit as error:
             ending = Ending(State.EXITED, error.code & 0xFF)
+        except Suspended:
+            return None
         except Stopped as error:
             ending = Ending(State.KILLED, reason=str(error))
         except LimitReached as error:
@@ -96,6 +129,10 @@ class VirtualMachine:
             ending = Ending(State.FAILED, reason=f"internal error: {type(error).__name__}: {error}")
         self._usage = self.usage()
         return self._blame_memory(ending)
+
+    def _result(self, value: int | None) -> int | None:
+        """The exit status that the outermost frame's result is."""
+        return value if self.entered_cold else 0
 
     def _blame_memory(self, ending: Ending) -> Ending:
         trapped = ending.state is State.FAILED and ending.limit is None
@@ -110,6 +147,9 @@ class VirtualMachine:
             return self.instance.read_global(DENIED) != 0
         except KeyError:  # a module without memory
             return False
+
+    def save_system(self) -> dict[str, Any]:
+        return {}
 
     def usage(self) -> Usage:
         """What was used; the processor time only on the guest's own thread or after the end."""

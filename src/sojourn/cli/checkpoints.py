@@ -1,0 +1,166 @@
+"""``sojourn checkpoint``, ``resume``, ``fork`` and ``evict``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sojourn.model.errors import ProcessStateError, UsageError
+from sojourn.model.states import State
+
+from .common import Examples, json_option, print_json
+
+if TYPE_CHECKING:
+    from sojourn.store.home import Home
+    from sojourn.store.records import ProcessRecord
+
+_FORKS_MAX = 10_000
+
+
+@click.command(
+    cls=Examples,
+    examples="""
+sojourn checkpoint k7q2
+sojourn checkpoint k7q2 -o half-way.context
+""",
+    help="Store a process while it goes on. With -o also in a file that holds all of it, and that "
+    "`sojourn resume` takes on any machine.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write a file as well.")
+@json_option
+@click.argument("pid")
+def checkpoint(pid: str, output: Path | None, as_json: bool) -> None:
+    from sojourn.host.keeping import Keeper
+    from sojourn.store.home import Home
+
+    home = Home.open()
+    record = _find(home, pid)
+    digest = _stored(home, record, stop=False)
+    if output is not None:
+        if output.is_dir():
+            raise UsageError(f"{output} is a directory", "Try: -o FILE")
+        Keeper(home).export(record.pid, output)
+    if as_json:
+        print_json({"pid": record.pid, "checkpoint": digest, "file": str(output) if output else None})
+    else:
+        click.echo(f"{record.pid} stored as {digest[:12]}" + (f", and in {output}" if output else ""))
+
+
+@click.command(
+    cls=Examples,
+    examples="""
+sojourn evict k7q2
+sojourn evict $(sojourn ps --json | jq -r '.[].pid')
+""",
+    help="Store processes and free their memory; `sojourn resume` goes on with them.",
+)
+@json_option
+@click.argument("pids", nargs=-1, required=True, metavar="PID...")
+def evict(pids: tuple[str, ...], as_json: bool) -> None:
+    from sojourn.store.home import Home
+
+    home = Home.open()
+    found = []
+    for pid in pids:
+        record = _find(home, pid)
+        if record.state is not State.RUNNING:
+            raise ProcessStateError(f"process {record.pid} is {record.state}, not running", "Try: sojourn ps")
+        found.append({"pid": record.pid, "checkpoint": _stored(home, record, stop=True)})
+        if not as_json:
+            click.echo(f"{record.pid} suspended; go on with: sojourn resume {record.pid}")
+    if as_json:
+        print_json(found)
+
+
+@click.command(
+    cls=Examples,
+    examples="""
+sojourn fork k7q2
+sojourn fork k7q2 -n 10 --json
+sojourn resume $(sojourn fork k7q2)
+""",
+    help="Make new processes that go on where a process is now. They are suspended: `sojourn resume` "
+    "starts each. Prints their pids.",
+)
+@click.option("-n", "count", type=click.IntRange(1, _FORKS_MAX), default=1, help="How many. Default 1.")
+@json_option
+@click.argument("pid")
+def fork(pid: str, count: int, as_json: bool) -> None:
+    from sojourn.host.embedded import EmbeddedHost
+    from sojourn.store.home import Home
+
+    home = Home.open()
+    record = _find(home, pid)
+    _stored(home, record, stop=False)
+    with EmbeddedHost(home) as host:
+        made = host.fork(record.pid, count)
+    if as_json:
+        print_json({"pid": record.pid, "forks": made})
+    else:
+        click.echo("\n".join(made))
+
+
+@click.command(
+    cls=Examples,
+    examples="""
+sojourn resume k7q2
+sojourn resume half-way.context
+""",
+    help="Go on with a suspended process, or with the process in a file that `sojourn checkpoint -o` "
+    "wrote. Its output goes here from now on.",
+)
+@click.option("--quiet", is_flag=True, help="No progress, and no word about how it ended.")
+@click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stderr.")
+@click.argument("target", metavar="PID|FILE")
+def resume(target: str, quiet: bool, as_json: bool) -> None:
+    from sojourn.host.embedded import EmbeddedHost
+    from sojourn.host.streams import FdSink, FdSource
+    from sojourn.store.home import Home
+
+    from .foreground import Signals, attend
+    from .progress import for_stderr
+
+    home = Home.open()
+    with (
+        Signals() as signals,
+        FdSource(0) as stdin,
+        FdSink(1, signals.output_closed) as out,
+        FdSink(2) as err,
+        EmbeddedHost(home, progress=for_stderr(quiet)) as host,
+    ):
+        path = Path(target)
+        pid = host.adopt(path) if path.is_file() else _find(home, target).pid
+        process = host.resume(pid, stdin=stdin, stdout=out, stderr=err)
+        status = attend(host, process, signals, quiet=quiet, as_json=as_json)
+    sys.exit(status)
+
+
+def _find(home: Home, pid: str) -> ProcessRecord:
+    from sojourn.store.checkpoints import Checkpoints
+    from sojourn.store.hosts import Hosts
+    from sojourn.store.table import ProcessTable
+
+    checkpoints = Checkpoints(home.checkpoints)
+    with ProcessTable.open(home) as table:
+        Hosts(home).reap(table, resumable=lambda name: bool(checkpoints.all(name)))
+        return table.get(table.resolve(pid))
+
+
+def _stored(home: Home, record: ProcessRecord, *, stop: bool) -> str:
+    """The digest of a checkpoint of a process as it is now."""
+    from sojourn.host.asking import request_checkpoint
+    from sojourn.store.checkpoints import Checkpoints
+
+    if record.state is State.RUNNING:
+        return request_checkpoint(home, record.pid, stop=stop)
+    if record.state is State.SUSPENDED:
+        stored = Checkpoints(home.checkpoints).latest(record.pid)
+        if stored is not None:
+            with stored:
+                return stored.digest
+    raise ProcessStateError(
+        f"process {record.pid} is {record.state}: there is nothing to store", "Try: sojourn ps"
+    )

@@ -1,0 +1,196 @@
+"""Checkpoints of processes: from a machine at rest to the store, and from the store to what a start needs.
+
+A checkpoint names its program; the program itself is kept once, beside it, so that the process can go on in
+another operating-system process. A file that travels holds the program as well.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sojourn.bundle.archive import archive_bytes, parse_bundle, read_bundle
+from sojourn.bundle.contents import Bundle
+from sojourn.context import BaseKind, Context
+from sojourn.model.errors import ContextError, ProcessStateError
+from sojourn.model.grants import DirectoryGrant, EnvironmentGrant, SecretGrant, grant_from_dict
+from sojourn.model.limits import Limits
+from sojourn.store.checkpoints import Checkpoints, Saved, Stored
+from sojourn.store.files import write_atomic
+from sojourn.store.home import Home
+from sojourn.vm.process.images import ImageStore
+from sojourn.vm.process.snapshots import context_of, take
+from sojourn.vm.process.virtual_machine import VirtualMachine
+
+from .requests import LaunchRequest
+
+_PROGRAM, _HOST = "program", "host"
+_NAME_MAX = 4096
+_FILE_NAME = re.compile(r"[^0-9a-z]")
+
+
+@dataclass
+class Line:
+    """The checkpoints of one life of a process, one after the other.
+
+    Attributes:
+        epoch: of its owner.
+        sequence: of the next checkpoint.
+        previous: the last one, open, whose chunks the next one shares.
+    """
+
+    pid: str
+    request: LaunchRequest
+    epoch: int
+    sequence: int = 0
+    previous: Stored | None = None
+
+    def close(self) -> None:
+        if self.previous is not None:
+            self.previous.close()
+
+
+class Keeper:
+    """The checkpoints of one home, as hosts use them. Thread-safe; a ``Line`` belongs to its guest's
+    thread."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.store = Checkpoints(home.checkpoints)
+
+    def save(self, line: Line, machine: VirtualMachine, *, durable: bool = False) -> Saved:
+        """Store a machine at rest.
+
+        Raises:
+            ContextError: this process cannot be stored.
+            StoreError: the disk is full, read-only or not ours to write; nothing is left behind.
+        """
+        request = line.request
+        if request.secrets:
+            names = ", ".join(grant.name for grant in request.secrets)
+            raise ContextError(
+                f"its memory holds secrets ({names}), which must never be in a checkpoint",
+                "Try: run it without --secret; a granted file can be read when it is needed",
+            )
+        snapshot = take(machine)
+        context = context_of(
+            snapshot,
+            program=request.program.digest,
+            runtime=_runtime(request),
+            pid=line.pid,
+            created_ns=time.time_ns(),
+            epoch=line.epoch,
+            sequence=line.sequence,
+            parent=line.previous.digest if line.previous is not None else None,
+            grants=request.grants(),
+            limits=request.limits.to_dict(),
+        )
+        context.system[_HOST] = {
+            "name": request.name,
+            "args": list(request.args),
+            "use_image": request.use_image,
+        }
+        self._keep_program(request)
+        saved = self.store.save(context, snapshot.views, previous=line.previous, durable=durable)
+        before, line.previous = line.previous, self.store.load(line.pid, saved.digest)
+        line.sequence += 1
+        if before is not None:
+            before.close()
+        return saved
+
+    def _keep_program(self, request: LaunchRequest) -> None:
+        path = self._program_path(request.program.digest)
+        if not path.exists():
+            write_atomic(path, archive_bytes(Bundle(request.program, request.contents)))
+
+    def _program_path(self, digest: str) -> Path:
+        return self._home.bundles / (_FILE_NAME.sub("-", digest) + ".sojourn")
+
+    def fork(self, stored: Stored, pid: str) -> Saved:
+        """A checkpoint of a new process that goes on from an open one.
+
+        Raises:
+            StoreError: as ``save``.
+        """
+        forked = replace(
+            *(stored.context,), pid=pid, epoch=1, sequence=0, parent=stored.digest, created_ns=time.time_ns()
+        )
+        return self.store.save(forked, previous=stored)
+
+    def request_of(self, context: Context) -> LaunchRequest:
+        """What a process was started with, to bind its grants again.
+
+        Raises:
+            ContextError: the context does not say, or its program is not here.
+            GrantError: a grant in it is none.
+        """
+        bundle = self._program_of(context)
+        if bundle.program.digest != context.program:
+            raise ContextError("the program beside it is another one")
+        host = context.system.get(_HOST)
+        if not isinstance(host, dict) or not isinstance(host.get("args"), list):
+            raise ContextError("it does not say what was started")
+        grants = [grant_from_dict(grant) for grant in context.grants]
+        return LaunchRequest(
+            bundle.program,
+            bundle.contents,
+            str(host.get("name", ""))[:_NAME_MAX],
+            tuple(str(arg) for arg in host["args"]),
+            tuple(grant for grant in grants if isinstance(grant, DirectoryGrant)),
+            tuple(grant for grant in grants if isinstance(grant, EnvironmentGrant)),
+            tuple(grant for grant in grants if isinstance(grant, SecretGrant)),
+            Limits.from_dict(context.limits),
+            bool(host.get("use_image", True)),
+        )
+
+    def _program_of(self, context: Context) -> Bundle:
+        carried = context.system.get(_PROGRAM)
+        if isinstance(carried, bytes):
+            return parse_bundle(carried, "the program in the checkpoint")
+        path = self._program_path(context.program)
+        if not path.exists():
+            raise ContextError(
+                f"its program {context.program[:19]} is not here", "Try: a checkpoint written with -o"
+            )
+        return read_bundle(path)
+
+    def export(self, pid: str, path: Path) -> str:
+        """Write the last checkpoint of a process to a file that holds everything: memory, program, and the
+        image's
+        part of memory.
+
+        Raises:
+            ProcessStateError: it has no checkpoint.
+            SojournError: the program, the image or a chunk is missing, or the file cannot be written.
+        """
+        stored = self.store.latest(pid)
+        if stored is None:
+            raise ProcessStateError(f"process {pid} has no checkpoint", f"Try: sojourn checkpoint {pid}")
+        with stored:
+            program = archive_bytes(self._program_of(stored.context))
+            system: dict[str, Any] = {**stored.context.system, _PROGRAM: program}
+            whole = Stored(replace(stored.context, system=system), "", stored.packs, stored.section_bytes)
+            return self.store.export(whole, path, self._images(stored.context))
+
+    def _images(self, context: Context) -> dict[str, memoryview]:
+        """The memory of each image that a context refers to."""
+        images = ImageStore(self._home)
+        found = {}
+        for base in (memory.base for memory in context.memories):
+            if base.kind is BaseKind.IMAGE:
+                image = images.find(base.digest)
+                if image is None:
+                    raise ContextError(f"the image {base.digest[:12]} that it was started from is not here")
+                found[base.digest] = image.view()
+        return found
+
+
+def _runtime(request: LaunchRequest) -> str:
+    """The digest of the module that runs the program."""
+    program = request.program
+    if program.entry.kind == "wasm":
+        return next(file.digest for file in program.files if file.name == program.entry.target)
+    return program.runtime
