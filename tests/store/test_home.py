@@ -86,6 +86,19 @@ def test_one_that_cannot_be_written_is_refused(home: Home, monkeypatch: pytest.M
         Home.open(home.path)
 
 
+def test_one_on_a_read_only_disk_is_told_from_one_with_the_wrong_mode(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(home.path)
+    fields = (*real[:8], real.f_flag | os.ST_RDONLY, *real[9:])
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StoreError, match="read-only") as caught:
+        Home.open(home.path)
+    assert "chmod" not in caught.value.hint
+    assert "SOJOURN_HOME" in caught.value.hint
+
+
 def test_a_full_disk_is_refused_unless_nothing_is_to_be_written(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,8 @@ def _make(path: Path) -> None:
         raise StoreError(f"{path} is owned by another user (id {status.st_uid})", _HINT)
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise StoreError(f"{path} can be written by other users", f"Try: chmod go-w {path}")
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise StoreError(f"{path} is on a file system that is read-only", _HINT)
     if not os.access(path, os.W_OK | os.X_OK):
         raise StoreError(f"{path} is not writable", f"Try: chmod u+wx {path}, or set {VARIABLE} elsewhere")
 
