@@ -6,6 +6,9 @@ import dataclasses
 import enum
 import io
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +44,23 @@ def fails(x):
 def spin():
     while True:
         pass
+
+
+FLOOD = """
+import sys, sojourn
+
+def flood():
+    while True:
+        print("x" * 1000)
+
+with sojourn.Client(sandboxes=1) as client:
+    try:
+        client.submit(sojourn.function(deadline_s=1.0)(flood)).result(60)
+    except TimeoutError as error:
+        print(type(error).__name__, file=sys.stderr, flush=True)
+    client.close()
+    print("closed", file=sys.stderr, flush=True)
+"""
 
 
 @dataclasses.dataclass
@@ -365,3 +385,25 @@ def test_a_program_without_output_loses_no_result(stream: Any) -> None:
     if stream is not None:
         stream.close()
     assert Forwarded(stream).write(memoryview(b"text")) == 4
+
+
+def test_output_that_nobody_reads_is_not_taken() -> None:
+    reading, writing = os.pipe()
+    with open(writing, "w", encoding="utf-16") as stream, open(reading, "rb") as reader:
+        sink = Forwarded(stream)
+        assert sink.fileno() == writing
+        while taken := sink.write(memoryview(b"x" * 5000)):
+            assert taken <= 5000
+        reader.read(1 << 13)
+        assert sink.write(memoryview(b"x" * 5000)) > 0
+
+
+def test_a_guest_whose_output_nobody_reads_is_ended_by_its_deadline() -> None:
+    program = [sys.executable, "-c", FLOOD]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "TimeoutError\n"
+        assert process.stderr.readline() == "closed\n"
+        assert process.stdout is not None
+        process.stdout.close()
+        process.wait(60)

@@ -7,10 +7,14 @@ call, its write settles the future. So a call costs no thread of its own, and th
 from __future__ import annotations
 
 import codecs
+import io
+import select
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Protocol, TextIO
 
 from sojourn.functions.assembler import Assembler
@@ -20,10 +24,13 @@ from sojourn.model.errors import CodecError, ProcessFailedError, SojournError
 from sojourn.model.states import Ending
 from sojourn.vm.process.monitor import ProcessMonitor, RunningProcess, Service
 from sojourn.vm.process.streams import Given, Receiver, Streams
+from sojourn.vm.process.surroundings import ready
 
 from .calls import Call
 
 WORN_CHECK_S = 0.1
+# A pipe that is ready has room for PIPE_BUF bytes; no encoding makes more than four of a byte of UTF-8.
+_PIECE_BYTES = select.PIPE_BUF // 4
 
 
 class Source(Protocol):
@@ -153,16 +160,28 @@ def _failure(ending: Ending) -> ProcessFailedError:
 
 
 class Forwarded:
-    """A sink that passes a guest's text on to a stream of this program; None: it has none."""
+    """A sink that passes a guest's text on to a stream of this program; None: it has none.
+
+    The stream may be a pipe that nobody reads at the moment. The guest must not wait in *our* write then,
+    where nothing could end it: we take no more than there is room for, and it waits where it can be killed.
+    """
 
     tty = False
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a write may end within a character
+        # Streams of other kinds (a notebook's) write elsewhere than to the descriptor that they name.
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(ValueError, OSError):
+                self.fileno = partial(int, stream.fileno())  # stays what it is when the stream is closed
 
     def write(self, data: memoryview) -> int:
         try:
+            if hasattr(self, "fileno"):
+                if not ready([], 0, writers=[self.fileno()]):
+                    return 0
+                data = data[:_PIECE_BYTES]
             if self._stream is not None:
                 self._stream.write(self._decoder.decode(bytes(data)))
                 self._stream.flush()
