@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .common import Examples, duration, json_option, print_json, print_table, size
+from .common import Examples, complete_file, duration, json_option, print_json, print_table, size
 
 
 @click.group(help="Make, list and remove warm images: started interpreters with imports done.")
@@ -52,7 +52,7 @@ def ls(as_json: bool) -> None:
 )
 @click.option("--imports", default="", metavar="NAMES", help="Modules, separated by commas.")
 @json_option
-@click.argument("program", required=False)
+@click.argument("program", required=False, shell_complete=complete_file)
 def build(imports: str, as_json: bool, program: str | None) -> None:
     from sojourn.store.home import Home
     from sojourn.vm.process.monitor import ProcessMonitor
@@ -61,10 +61,9 @@ def build(imports: str, as_json: bool, program: str | None) -> None:
     from .progress import for_stderr
 
     home, progress = Home.open(), for_stderr()
-    names = [name.strip() for name in imports.split(",") if name.strip()]
-    if program is not None:
-        names += find_program(program, [], home, progress)[0].program.imports
-    info = ProcessMonitor(home, progress=progress).python().image(names).info
+    named = [name.strip() for name in imports.split(",") if name.strip()]
+    found = find_program(program, [], home, progress)[0].program.imports if program is not None else ()
+    info = ProcessMonitor(home, progress=progress).python().image([*named, *found], required=named).info
     if as_json:
         print_json(asdict(info))
         return

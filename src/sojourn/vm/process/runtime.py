@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sojourn.context import Base, BaseKind, Context
-from sojourn.model.errors import GrantError, LimitError, RuntimeUnavailableError
+from sojourn.model.errors import GrantError, LimitError, ProgramError, RuntimeUnavailableError
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.limits import MIB, Limits
 from sojourn.model.progress import Progress
@@ -126,20 +126,32 @@ class PythonRuntime:
 
     # images
 
-    def image(self, imports: Sequence[str]) -> Image:
-        """The image with ``imports`` done; made now when there is none."""
+    def image(self, imports: Sequence[str], *, required: Sequence[str] = ()) -> Image:
+        """The image with ``imports`` done; made now when there is none.
+
+        An import that fails is noted in the image, for the program may do without it.
+
+        Args:
+            required: those of ``imports`` that must not fail.
+
+        Raises:
+            ProgramError: one of ``required`` cannot be imported. No image is made then.
+        """
         digest = image_digest(self.artifacts.digest, self._guest_digest, imports)
         image = self._images.find(digest)
-        if image is not None:
-            return image
-        with self._building, self._home.lock(image_lock(digest)):
-            return self._images.find(digest) or self._build(digest, tuple(sorted(set(imports))))
+        if image is None:
+            with self._building, self._home.lock(image_lock(digest)):
+                image = self._images.find(digest) or self._build(
+                    digest, tuple(sorted(set(imports))), required
+                )
+        _need(required, image.info.failed)
+        return image
 
     def find_image(self, digest: str) -> Image | None:
         """The image of that digest, if it is here."""
         return self._images.find(digest)
 
-    def _build(self, digest: str, imports: tuple[str, ...]) -> Image:
+    def _build(self, digest: str, imports: tuple[str, ...], required: Sequence[str]) -> Image:
         what = (
             f"making an image of Python with {', '.join(imports)}" if imports else "making an image of Python"
         )
@@ -154,6 +166,7 @@ class PythonRuntime:
                         f"no image could be made: {ending.reason or output.text()}", "Try: sojourn doctor"
                     )
                 facts = json.loads(output.text().rpartition(_MARK)[2])
+                _need(required, facts["failed"])
                 instance = machine.instance
                 memory = instance.refresh()
                 make_immortal(memory, *facts["lasting"])
@@ -309,6 +322,15 @@ def guest_modules() -> tuple[dict[str, bytes], str]:
         digest.update(f"{name} {len(data)} ".encode() + data)
     digest.update(repr(_COMMON).encode())
     return files, digest.hexdigest()
+
+
+def _need(required: Sequence[str], failed: Mapping[str, str]) -> None:
+    for name in required:
+        if name in failed:
+            raise ProgramError(
+                f"{name} could not be imported: {failed[name]}",
+                "Try: the name of a module of the runtime; sojourn doctor --json lists its packages",
+            )
 
 
 def _too_little(limits: Limits, needed: int) -> LimitError:
