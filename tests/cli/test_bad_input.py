@@ -60,6 +60,22 @@ def test_errors_are_json_where_that_was_asked_for(sojourn: Sojourn, args: tuple[
     assert error["message"]
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("run", "absent.py", "--json"),
+        ("run", "-m", "sojourn absent", "--json"),
+        ("run", "-msojourn absent", "--json"),
+        ("run", "--include", "absent", "-c", "pass", "--json"),
+    ],
+)
+def test_a_programs_own_json_is_not_ours(sojourn: Sojourn, args: tuple[str, ...]) -> None:
+    done = sojourn(*args)
+    refused(done)
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(done.stderr)
+
+
 def on_terminal(home: Path, *args: str) -> str:
     """What the command shows on a terminal."""
     controller, terminal = os.openpty()

@@ -11,6 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from sojourn.cli.main import cli
+from sojourn.store.home import Home
+from sojourn.store.records import ProcessRecord
+from sojourn.store.table import ProcessTable
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -54,6 +57,31 @@ def test_completion_knows_commands_and_options() -> None:
     complete = ShellComplete(cli, {}, "sojourn", "_SOJOURN_COMPLETE")
     assert "run" in {item.value for item in complete.get_completions([], "r")}
     assert "--grant" in {item.value for item in complete.get_completions(["run"], "--g")}
+
+
+def test_completion_knows_files_and_processes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.shell_completion import ShellComplete
+
+    complete = ShellComplete(cli, {}, "sojourn", "_SOJOURN_COMPLETE")
+    for args in (["run"], ["run", "prog.py"], ["pack"], ["inspect"], ["image", "build"]):
+        assert [(item.type, item.value) for item in complete.get_completions(args, "./x")] == [
+            ("file", "./x")
+        ]
+    monkeypatch.setenv("SOJOURN_HOME", str(home.path / "absent"))
+    assert complete.get_completions(["kill"], "") == []
+    assert not (home.path / "absent").exists()
+    monkeypatch.setenv("SOJOURN_HOME", str(home.path))
+    with ProcessTable.open(home) as table:
+        pids = [table.unused_pid() for _ in range(3)]
+        for pid in pids:
+            table.insert(
+                ProcessRecord(pid=pid, name="a\x1b[1m", program="", created_s=1.0, host_id="h", os_pid=1)
+            )
+    for args in (["kill"], ["logs"], ["inspect"], ["kill", "x"]):
+        found = complete.get_completions(args, "")
+        assert {item.value for item in found} == set(pids)
+        assert all("\x1b" not in item.help for item in found)
+    assert [item.value for item in complete.get_completions(["kill"], pids[0])] == [pids[0]]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from sojourn.model.errors import SojournError
 
+_COMPLETED_MAX = 50  # processes offered
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -31,6 +33,35 @@ class Examples(click.Command):
             with formatter.section("Examples"):
                 for line in self.examples.strip().splitlines():
                     formatter.write(f"  {line.strip()}\n")
+
+
+def complete_file(_ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Let the shell complete a path."""
+    return [CompletionItem(typed, type="file")]
+
+
+def complete_pid(_ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The processes that are remembered, with their names. Makes no home, and says nothing of a bad one."""
+    from sojourn.store.home import Home, default_path
+    from sojourn.store.table import ProcessTable
+
+    try:
+        if not default_path().exists():
+            return []
+        with ProcessTable.open(Home.open(need_space=False)) as table:
+            records = table.list(count_max=_COMPLETED_MAX)
+    except SojournError:
+        return []
+    return [
+        CompletionItem(record.pid, help=f"{record.state}: {printable(record.name)}")
+        for record in records
+        if record.pid.startswith(typed)
+    ]
+
+
+def complete_target(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """A process, or a path."""
+    return complete_pid(ctx, parameter, typed) or complete_file(ctx, parameter, typed)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import Examples, json_option, print_json, printable, size
+from .common import Examples, complete_target, json_option, print_json, printable, size
 
 
 @click.command(
@@ -16,7 +16,7 @@ from .common import Examples, json_option, print_json, printable, size
     examples="sojourn inspect prog.py\nsojourn inspect prog.sojourn --json\nsojourn inspect 3f7a",
 )
 @json_option
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 def inspect(as_json: bool, target: str) -> None:
     value = _program(target) if Path(target).exists() else _process(target)
     if as_json:

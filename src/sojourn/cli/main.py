@@ -76,10 +76,20 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"Try: {context.command_path} --help" if context is not None else "Try: sojourn --help"
 
 
+def _wants_json(args: list[str]) -> bool:
+    """Whether errors shall be JSON. What follows a program is the program's own, so is its ``--json``."""
+    if args[:1] == ["run"]:
+        from .run import Run, run
+
+        assert isinstance(run, Run)
+        args = run.own_args(args[1:])
+    return "--json" in args
+
+
 def main() -> None:
     """The entry point: runs the command, turns errors into words and an exit status."""
     _fill_standard_descriptors()
-    as_json = "--json" in sys.argv[1:]
+    as_json = _wants_json(sys.argv[1:])
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import Examples, json_option, print_json, size
+from .common import Examples, complete_file, json_option, print_json, size
 
 
 @click.command(
@@ -19,7 +19,7 @@ from .common import Examples, json_option, print_json, size
 @click.option("-o", "--output", metavar="FILE", help="Where to write it; default: PROGRAM with .sojourn.")
 @click.option("--include", "included", multiple=True, metavar="PATH[=NAME]", help="Add files to the program.")
 @json_option
-@click.argument("program")
+@click.argument("program", shell_complete=complete_file)
 def pack(output: str | None, included: tuple[str, ...], as_json: bool, program: str) -> None:
     from sojourn.bundle.archive import write_bundle
     from sojourn.store.home import Home

@@ -10,7 +10,7 @@ import click
 
 from sojourn.model.errors import SojournError, UsageError
 
-from .common import Examples, duration, json_option, print_json, print_table, show_error, size
+from .common import Examples, complete_pid, duration, json_option, print_json, print_table, show_error, size
 
 _END_S = 10.0
 _POLL_S = 0.05
@@ -77,7 +77,7 @@ def _how(record: Any) -> str:
 @click.option("--stdout", "only", flag_value="stdout", help="Only its standard output.")
 @click.option("--stderr", "only", flag_value="stderr", help="Only its standard error.")
 @json_option
-@click.argument("pid")
+@click.argument("pid", shell_complete=complete_pid)
 def logs(follow: bool, only: str | None, as_json: bool, pid: str) -> None:
     import json
 
@@ -118,7 +118,7 @@ def logs(follow: bool, only: str | None, as_json: bool, pid: str) -> None:
 )
 @click.option("--reason", default="killed by `sojourn kill`", help="What its record will say.")
 @json_option
-@click.argument("pids", nargs=-1, required=True, metavar="PID...")
+@click.argument("pids", nargs=-1, required=True, metavar="PID...", shell_complete=complete_pid)
 def kill(reason: str, as_json: bool, pids: tuple[str, ...]) -> None:
     from sojourn.host.asking import request_kill
     from sojourn.store.home import Home

@@ -12,7 +12,7 @@ from sojourn.model.errors import UsageError
 from sojourn.model.grants import SecretGrant
 from sojourn.model.limits import LIMITS, Limits, parse_limit, parse_time
 
-from .common import Examples
+from .common import Examples, complete_file
 
 _POLL_S = 0.2
 _EXAMPLES = """
@@ -29,22 +29,30 @@ class Run(Examples):
     """Options end where the program begins: everything after it is the program's own."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for index, arg in enumerate(args):
-            if arg in ("-c", "-m") and index + 1 < len(args) and not self._takes_value(args, index):
-                args = [*args[: index + 2], "--", *args[index + 2 :]]
-                break
+        end, is_named = self._own(args)
+        if is_named:
+            args = [*args[:end], "--", *args[end:]]
         return super().parse_args(ctx, args)
 
-    def _takes_value(self, args: list[str], index: int) -> bool:
-        """Whether ``args[index]`` is the value of the option before it, or comes after the program."""
-        at = 0
+    def own_args(self, args: list[str]) -> list[str]:
+        """Those of ``args`` that are ours."""
+        return args[: self._own(args)[0]]
+
+    def _own(self, args: list[str]) -> tuple[int, bool]:
+        """How many of ``args`` are ours; whether the last of them is code or a module (``-c``, ``-m``)."""
         options = {name: p for p in self.params if isinstance(p, click.Option) for name in p.opts}
-        while at < index:
-            option = options.get(args[at].partition("=")[0])
+        at = 0
+        while at < len(args):
+            arg = args[at]
+            option = options.get(arg.partition("=")[0])
+            if arg in ("-c", "-m"):
+                return min(at + 2, len(args)), True
+            if arg[:2] in ("-c", "-m"):  # -cCODE
+                return at + 1, True
             if option is None:
-                return True  # the program has begun
-            at += 1 if option.is_flag or "=" in args[at] else 2
-        return at > index
+                break
+            at += 1 if option.is_flag or "=" in arg else 2
+        return min(at, len(args)), False
 
 
 def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,8 +112,8 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--name", metavar="NAME", help="What `sojourn ps` shows.")
 @click.option("--quiet", is_flag=True, help="No progress, and no word about how it ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stderr.")
-@click.argument("program", required=False)
-@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.argument("program", required=False, shell_complete=complete_file)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 def run(
     code: str | None,
     module: str | None,
