@@ -139,13 +139,11 @@ def resume(target: str, quiet: bool, as_json: bool) -> None:
 
 
 def _find(home: Home, pid: str) -> ProcessRecord:
-    from sojourn.store.checkpoints import Checkpoints
     from sojourn.store.hosts import Hosts
     from sojourn.store.table import ProcessTable
 
-    checkpoints = Checkpoints(home.checkpoints)
     with ProcessTable.open(home) as table:
-        Hosts(home).reap(table, resumable=lambda name: bool(checkpoints.all(name)))
+        Hosts(home).reap(table)
         return table.get(table.resolve(pid))
 
 

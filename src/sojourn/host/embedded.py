@@ -109,7 +109,7 @@ class EmbeddedHost:
         hosts = Hosts(home)
         self._presence = hosts.register()
         self.keeper = Keeper(home)
-        hosts.reap(self._table, resumable=lambda pid: bool(self.keeper.store.all(pid)))
+        hosts.reap(self._table)
         self._forget(self._table.prune(keep_newest=KEPT_MAX))
         if sum(_log_bytes(folder) for folder in home.processes.iterdir()) > KEPT_BYTES_MAX:
             self._forget(self._table.prune(keep_newest=self._affordable()))

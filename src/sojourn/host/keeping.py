@@ -98,6 +98,8 @@ class Keeper:
         before, line.previous = line.previous, self.store.load(line.pid, saved.digest)
         line.sequence += 1
         if before is not None:
+            # The one before stays as well: a power cut may take the newest.
+            self.store.prune(line.pid, keep=(saved.digest, before.digest))
             before.close()
         return saved
 

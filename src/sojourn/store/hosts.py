@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sojourn.model.states import Ending, State
 
+from .checkpoints import Checkpoints
 from .files import TEMPORARY_SUFFIX, translated
 from .home import Home
 from .records import ProcessRecord, could_be_pid, new_pid
@@ -54,6 +55,7 @@ class Hosts:
 
     def __init__(self, home: Home) -> None:
         self._folder = home.hosts
+        self._checkpoints = Checkpoints(home.checkpoints)
 
     def register(self, rng: Callable[[int], bytes] = os.urandom) -> HostPresence:
         """Become a host.
@@ -86,16 +88,8 @@ class Hosts:
         finally:
             os.close(descriptor)
 
-    def reap(
-        self,
-        table: ProcessTable,
-        now_s: float | None = None,
-        resumable: Callable[[str], bool] = lambda pid: False,
-    ) -> list[ProcessRecord]:
-        """Record what ran in hosts that died as suspended if it can go on, else as lost; forget those hosts.
-
-        Args:
-            resumable: whether a process has a checkpoint.
+    def reap(self, table: ProcessTable, now_s: float | None = None) -> list[ProcessRecord]:
+        """Record what ran in hosts that died: suspended with a checkpoint, else lost; forget those hosts.
 
         Returns:
             The records that this call changed.
@@ -105,7 +99,7 @@ class Hosts:
         lost = []
         for record in table.list(live=True) if dead else []:
             if record.host_id in dead:
-                changed = _lose(table, record, time.time() if now_s is None else now_s, resumable)
+                changed = _lose(table, record, time.time() if now_s is None else now_s, self._checkpoints)
                 lost += [changed] if changed else []
         self._forget_dead()
         return lost
@@ -138,10 +132,10 @@ def _free(descriptor: int) -> bool:
 
 
 def _lose(
-    table: ProcessTable, record: ProcessRecord, now_s: float, resumable: Callable[[str], bool]
+    table: ProcessTable, record: ProcessRecord, now_s: float, checkpoints: Checkpoints
 ) -> ProcessRecord | None:
     """None when somebody else has changed it meanwhile."""
-    if record.state is State.RUNNING and resumable(record.pid):
+    if record.state is State.RUNNING and checkpoints.all(record.pid):
         return table.transition(
             record.pid, State.RUNNING, State.SUSPENDED, of_epoch=record.epoch, host_id=None, os_pid=None
         )
