@@ -13,9 +13,11 @@ from typing import Any
 
 import wasmtime
 
-from sojourn.wasm.base import CONTROL, FRAMES, PREFIX, RESUME, SAVE, TWINS, UNWINDING, Resumable
+from sojourn.wasm.base import CONTROL, FRAMES, PARTS, PREFIX, RESUME, SAVE, TWINS, UNWINDING, Resumable
 from sojourn.wasm.binary import FUNCTION, Module
 from sojourn.wasm.index_spaces import IndexSpaces
+from sojourn.wasm.parts import make_part
+from sojourn.wasm.plan import LOADER_SLOT
 from sojourn.wasm.twins import BASE, ENTER, Twins
 
 Host = Callable[..., Any]
@@ -44,9 +46,24 @@ class Life:
     store: wasmtime.Store
     instance: wasmtime.Instance
     program: Program
+    parts: dict[int, wasmtime.Instance] = field(default_factory=dict)
 
     def export(self, name: str) -> Any:
-        return self.instance.exports(self.store)[name]
+        exports = self.instance.exports(self.store)
+        if name not in exports:  # a function of a part
+            function = int(name.removeprefix(PREFIX)[1:].partition(".")[0])
+            plan = self.program.resumable.plan
+            assert plan is not None
+            exports = self.part(plan.part_of_function(function)).exports(self.store)
+        return exports[name]
+
+    def part(self, number: int) -> wasmtime.Instance:
+        """A part of the module, instantiated now when it is not there yet."""
+        if number not in self.parts:
+            module = self.program.part(number)
+            imports = [self.export(item.name or "") for item in module.imports]
+            self.parts[number] = wasmtime.Instance(self.store, module, imports)
+        return self.parts[number]
 
     def request(self, yes: bool) -> None:
         pointer = ctypes.cast(self.export(CONTROL).data_ptr(self.store), ctypes.POINTER(ctypes.c_uint32))
@@ -86,6 +103,8 @@ class Program:
         self.twins = Twins(self.resumable)
         self.spaces = IndexSpaces.of(Module.parse(self.resumable.original))
         self.compiled: dict[tuple[int, int], wasmtime.Module] = {}
+        self.parts: dict[int, wasmtime.Module] = {}
+        self.loads = 0
         self.resumes = 0
         self.frames_resumed = 0
 
@@ -98,7 +117,25 @@ class Program:
             assert isinstance(item.type, wasmtime.FuncType)
             imports.append(wasmtime.Func(store, item.type, self._import(life, host, item.type)))
         life.instance = wasmtime.Instance(store, self.module, imports)
+        plan = self.resumable.plan
+        if plan is not None:
+
+            def load(slot: int) -> None:
+                self.loads += 1
+                number = plan.part_of_slot(slot)
+                assert number not in life.parts
+                life.part(number)
+
+            kind = wasmtime.FuncType([wasmtime.ValType.i32()], [])
+            life.export(PARTS).set(store, LOADER_SLOT, wasmtime.Func(store, kind, load))
         return life
+
+    def part(self, number: int) -> wasmtime.Module:
+        if number not in self.parts:
+            code = make_part(self.resumable, number)
+            assert code == make_part(self.resumable, number)
+            self.parts[number] = wasmtime.Module(ENGINE, code)
+        return self.parts[number]
 
     def _import(self, life: Life, host: Host, kind: wasmtime.FuncType) -> Host:
         def call(*args: Any) -> Any:

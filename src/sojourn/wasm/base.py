@@ -8,16 +8,17 @@ No index of the original moves; what is new comes after what was there:
 * for each import that may suspend a *wrapper*, which is called in its place and whose frame holds the
   arguments: going on, the call is made again;
 * the save helpers;
-* the continuations of large loops (``peel``).
+* the continuations of large loops (``peel``);
+* if the module is split (``plan``), what its parts are reached by.
 
 All of it, and all that twins must name, is exported under names that begin with ``PREFIX``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from .binary import (
     FUNCTION,
@@ -34,13 +35,14 @@ from .binary import (
     uleb,
 )
 from .body import Body, Event, Suspensions, decode
-from .callgraph import Calls, calls_of, element_functions, suspensions
-from .emit import dummy, function_code
+from .callgraph import Calls, address_taken, calls_of, element_functions, suspensions
+from .emit import Target, dummy, function_code
 from .frames import (
     Control,
     Groups,
     Helper,
     global_get,
+    global_set,
     helper_body,
     i32_const,
     local_get,
@@ -48,15 +50,17 @@ from .frames import (
     save_helpers,
     sized,
 )
-from .index_spaces import FuncType, IndexSpaces, encode_type, sleb_bytes
+from .index_spaces import I32, FuncType, IndexSpaces, encode_type, sleb_bytes
 from .liveness import liveness
 from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_type
+from .plan import LOADER_SLOT, Plan, make_plan
 
 RESUMABLE_VERSION = 2  # goes up with every change of what comes out
 PREFIX = "resumable:"
-CONTROL, UNWINDING, SAVE, RESUME, TWINS = (
-    PREFIX + name for name in ("control", "unwinding", "save", "resume", "twins")
+CONTROL, UNWINDING, SAVE, RESUME, TWINS, PENDING, PARTS = (
+    PREFIX + name for name in ("control", "unwinding", "save", "resume", "twins", "pending", "parts")
 )
+LOADER_TYPE = FuncType((I32,), ())  # of the function in the slot ``LOADER_SLOT``: it takes another slot
 REQUEST = 0  # the address of the request flag in the control memory
 FRAMES = 64  # the address of the first record
 CONTROL_PAGES = 1024
@@ -79,12 +83,14 @@ class Resumable:
         code: the base module.
         suspensions: where it may suspend.
         suspending_imports: the functions that have wrappers, in the order of these.
+        plan: how it is split; None when it is whole.
     """
 
     original: bytes
     code: bytes
     suspensions: Suspensions
     suspending_imports: tuple[int, ...]
+    plan: Plan | None = None
 
 
 class TypeNumbers:
@@ -110,8 +116,8 @@ class TypeNumbers:
 
 def control_of(spaces: IndexSpaces) -> Control:
     """Where what we add to a module with these index spaces lies."""
-    first = len(spaces.globals)
-    return Control(len(spaces.memories), first, first + 1, first + 2, len(spaces.tables))
+    first, tables = len(spaces.globals), len(spaces.tables)
+    return Control(len(spaces.memories), first, first + 1, first + 2, tables, first + 3, tables + 1)
 
 
 def tags_of(spaces: IndexSpaces) -> tuple[FuncType, ...]:
@@ -120,17 +126,27 @@ def tags_of(spaces: IndexSpaces) -> tuple[FuncType, ...]:
 
 
 class BaseTarget:
-    """How the base module numbers what code names: as the original, but for imports that have wrappers."""
+    """How the base module numbers what code names: as the original, but for imports that have wrappers.
+
+    Attributes:
+        wrappers, helpers: their numbers.
+        dispatchers: for each type of function that has a slot, the number of the one that calls it.
+    """
 
     moved = False
 
-    def __init__(self, spaces: IndexSpaces, suspending_imports: Sequence[int]) -> None:
+    def __init__(
+        self, spaces: IndexSpaces, suspending_imports: Sequence[int], plan: Plan | None = None
+    ) -> None:
         self.control = control_of(spaces)
         self.types = TypeNumbers(len(spaces.types))
         first = len(spaces.functions)
         self.wrappers = {index: first + place for place, index in enumerate(suspending_imports)}
         first += len(suspending_imports)
         self.helpers = {key: first + place for place, key in enumerate(save_helpers(bool(spaces.tags)))}
+        first += len(self.helpers)
+        kinds = sorted({spaces.functions[function] for function in plan.slots}) if plan else []
+        self.dispatchers = {kind: first + place for place, kind in enumerate(kinds)}
         self._encoded = {key: uleb(index) for key, index in self.helpers.items()}
 
     def function(self, index: int) -> bytes:
@@ -154,18 +170,24 @@ class BaseTarget:
 
 @dataclass(frozen=True)
 class BodyTask:
-    """Makes the bodies of a range of functions; may be sent to another process."""
+    """Makes the bodies of functions of the base module; may be sent to another process.
+
+    Attributes:
+        functions: their numbers; a span is of places in it.
+        forced: functions that name an import with a wrapper without calling it.
+    """
 
     code: bytes
     starts: Sequence[int]
     spaces: IndexSpaces
     suspensions: Suspensions
     suspending_imports: tuple[int, ...]
-    forced: frozenset[int]  # functions that name an import with a wrapper without calling it
+    functions: Sequence[int]
+    forced: frozenset[int]
 
     def __call__(self, span: tuple[int, int]) -> Bodies:
         target = BaseTarget(self.spaces, self.suspending_imports)
-        return [self._body(function, target) for function in range(*span)]
+        return [self._body(function, target) for function in self.functions[span[0] : span[1]]]
 
     def _body(self, function: int, target: BaseTarget) -> tuple[bytes, Sequence[int], Sequence[Continuation]]:
         index = function - self.spaces.functions_imported
@@ -173,20 +195,26 @@ class BodyTask:
         if not self.suspensions.functions[function] and function not in self.forced:
             return self.code[start:end], [], []
         body = analysed(self.spaces, self.suspensions, function, self.code, start)
-        code, hints = function_code(body, target)
-        return (
-            sized(code),
-            hints,
-            self._continuations(body, target) if end - start > CONTINUATION_BYTES_MIN else [],
-        )
+        return body_and_continuations(body, target, tags_of(self.spaces), end - start)
 
-    def _continuations(self, body: Body, target: BaseTarget) -> list[Continuation]:
-        tags, kind = tags_of(self.spaces), continuation_type(body)
-        return [
+
+def body_and_continuations(
+    body: Body, target: Target, tags: Sequence[FuncType], size: int
+) -> tuple[bytes, Sequence[int], Sequence[Continuation]]:
+    """A body of ``size`` bytes for the base module or a part, and the continuations of its loops."""
+    code, hints = function_code(body, target)
+    if size <= CONTINUATION_BYTES_MIN:
+        return sized(code), hints, []
+    kind = continuation_type(body)
+    return (
+        sized(code),
+        hints,
+        [
             (event.site, kind.params, kind.results, sized(Peeling(body, target, tags).continued(event)))
             for event in body.sites
             if continuable(body, event)
-        ]
+        ],
+    )
 
 
 @dataclass(frozen=True)
@@ -227,13 +255,15 @@ def make_resumable(
     run: Runner = serially,
     *,
     inert: bool = False,
+    deferred: Sequence[Sequence[int]] = (),
 ) -> Resumable:
     """Make the base module of ``original``, which must be valid.
 
     Args:
         suspends: whether an imported function may suspend its caller.
-        inert: leave all code as it is, so that it can never be left: what the rest costs is measured against.
         run: does a task for each of several ranges of functions, in order; may use other processes.
+        inert: leave all code as it is, so that it can never be left: what the rest costs is measured against.
+        deferred: the functions of each part that is to be made later (``plan``, ``parts``).
 
     Raises:
         MalformedModuleError: not a module, or one with names that are ours.
@@ -250,18 +280,26 @@ def make_resumable(
     code = bytes(code)
     if len(starts) - 1 != len(spaces.functions) - spaces.functions_imported:
         raise MalformedModuleError("a function without a body, or a body without a function", 0)
-    spans = _spans(starts, spaces.functions_imported)
-    calls = [call for part in run(ScanTask(code, starts, spaces.functions_imported), spans) for call in part]
+    first = spaces.functions_imported
+    defined = range(first, len(spaces.functions))
+    spans = [(begin + first, end + first) for begin, end in spans_of(starts, first, defined)]
+    calls = [call for part in run(ScanTask(code, starts, first), spans) for call in part]
     where = (
         Suspensions(*map(bytes, _nothing(spaces))) if inert else suspensions(module, spaces, calls, imports)
     )
-    forced = frozenset(
-        index for index, call in enumerate(calls, spaces.functions_imported) if set(call.taken) & set(imports)
-    )
-    bodies = BodyTask(code, starts, spaces, where, imports, forced)
-    made = [body for part in run(bodies, spans) for body in part]
-    base = _assemble(module, spaces, BaseTarget(spaces, imports), made, _named(calls, where, spaces))
-    return Resumable(original, base, where, imports)
+    forced = frozenset(index for index, call in enumerate(calls, first) if set(call.taken) & set(imports))
+    plan = None
+    if deferred:
+        plan = make_plan(spaces, code, starts, calls, where, address_taken(module), deferred)
+    target = BaseTarget(spaces, imports, plan)
+    resident = [index for index in defined if index not in plan.owners] if plan else defined
+    bodies = BodyTask(code, starts, spaces, where, imports, resident, forced)
+    made = [body for part in run(bodies, spans_of(starts, first, resident)) for body in part]
+    if plan:
+        made = _with_stubs(spaces, target, plan, dict(zip(resident, made, strict=True)))
+    named = set(plan.exported) if plan else _named(calls, where, spaces)
+    base = _assemble(module, spaces, target, made, named, plan)
+    return Resumable(original, base, where, imports, plan)
 
 
 def _nothing(spaces: IndexSpaces) -> tuple[int, int, int, int]:
@@ -269,14 +307,61 @@ def _nothing(spaces: IndexSpaces) -> tuple[int, int, int, int]:
     return functions, len(spaces.types), functions, functions
 
 
-def _spans(starts: Sequence[int], imported: int) -> list[tuple[int, int]]:
-    """Ranges of functions of about ``_CHUNK_BYTES`` of code each."""
-    spans, first = [], 0
-    for index in range(len(starts) - 1):
-        if starts[index + 1] - starts[first] >= _CHUNK_BYTES or index == len(starts) - 2:
-            spans.append((imported + first, imported + index + 1))
-            first = index + 1
+def spans_of(starts: Sequence[int], imported: int, functions: Sequence[int]) -> list[tuple[int, int]]:
+    """Ranges of places in ``functions``, of about ``_CHUNK_BYTES`` of code each."""
+    spans, first, size = [], 0, 0
+    for place, function in enumerate(functions, 1):
+        index = function - imported
+        size += starts[index + 1] - starts[index]
+        if size >= _CHUNK_BYTES or place == len(functions):
+            spans.append((first, place))
+            first, size = place, 0
     return spans
+
+
+def _with_stubs(
+    spaces: IndexSpaces,
+    target: BaseTarget,
+    plan: Plan,
+    resident: dict[int, tuple[bytes, Sequence[int], Sequence[Continuation]]],
+) -> Bodies:
+    """The bodies of all functions of a base that is split: what stands for those that lie in parts."""
+    stubs, nothing = set(plan.stubs), sized(b"\0\0\x0b")
+    made: Bodies = []
+    for function in range(spaces.functions_imported, len(spaces.functions)):
+        found = resident.get(function)
+        if found is None:
+            code = stub(spaces, target.control, plan, function, target) if function in stubs else nothing
+            found = code, (), ()
+        made.append(found)
+    return made
+
+
+class Dispatchers(Protocol):
+    """Where a module that is being made has the dispatchers."""
+
+    @property
+    def dispatchers(self) -> Mapping[int, int]: ...
+
+
+def stub(spaces: IndexSpaces, control: Control, plan: Plan, function: int, dispatchers: Dispatchers) -> bytes:
+    """What is called in place of a function of a part (``plan``)."""
+    params = range(len(spaces.signature(function).params))
+    ask = i32_const(plan.slots[function]) + global_set(control.pending)
+    dispatcher = uleb(dispatchers.dispatchers[spaces.functions[function]])
+    return sized(b"\0" + ask + b"".join(map(local_get, params)) + b"\x12" + dispatcher + b"\x0b")
+
+
+def _dispatcher(spaces: IndexSpaces, target: BaseTarget, kind: int) -> bytes:
+    """See that the pending slot is filled, and call what is in it."""
+    control, signature = target.control, spaces.types[kind]
+    assert signature is not None
+    pending, table = global_get(control.pending), uleb(control.parts)
+    loader = uleb(target.type_index(LOADER_TYPE))
+    load = pending + i32_const(LOADER_SLOT) + b"\x11" + loader + table
+    params = b"".join(map(local_get, range(len(signature.params))))
+    call = params + pending + b"\x13" + uleb(kind) + table
+    return sized(b"\0" + pending + b"\x25" + table + b"\xd1\x04\x40" + load + b"\x0b" + call + b"\x0b")
 
 
 def _named(calls: Sequence[Calls], where: Suspensions, spaces: IndexSpaces) -> set[int]:
@@ -289,13 +374,20 @@ def _named(calls: Sequence[Calls], where: Suspensions, spaces: IndexSpaces) -> s
 
 
 def _assemble(
-    module: Module, spaces: IndexSpaces, target: BaseTarget, made: Bodies, named: set[int]
+    module: Module,
+    spaces: IndexSpaces,
+    target: BaseTarget,
+    made: Bodies,
+    named: set[int],
+    plan: Plan | None,
 ) -> bytes:
     tags, control = tags_of(spaces), target.control
     own = [_wrapper(spaces, target, index) for index in target.wrappers]
     own += [helper_body(control, key, tags, target) for key in target.helpers]
     kinds = [spaces.functions[index] for index in target.wrappers]
     kinds += [target.types.index(key.signature()) for key in target.helpers]
+    own += [_dispatcher(spaces, target, kind) for kind in target.dispatchers]
+    kinds += target.dispatchers
     first = len(spaces.functions) + len(own)
     names = []
     for function, (_, _, continuations) in enumerate(made, spaces.functions_imported):
@@ -304,10 +396,11 @@ def _assemble(
             kinds.append(target.types.index(FuncType(tuple(params), tuple(results))))
             names.append(continuation_name(function, site))
     module.append_to(SectionId.FUNCTION, [uleb(kind) for kind in kinds])
-    module.append_to(SectionId.TABLE, [b"\x70\0\0"])
+    tables = [b"\x70\0\0"] + ([b"\x70\0" + uleb(plan.slots_count)] if plan else [])
+    module.append_to(SectionId.TABLE, tables)
     module.append_to(SectionId.MEMORY, [b"\x01" + uleb(CONTROL_PAGES) * 2])
     zero, frames = (b"\x7f\x01" + i32_const(value) + b"\x0b" for value in (0, FRAMES))
-    module.append_to(SectionId.GLOBAL, [zero, frames, frames])
+    module.append_to(SectionId.GLOBAL, [zero, frames, frames] + ([zero] if plan else []))
     module.replace(
         SectionId.CODE, b"".join([uleb(len(made) + len(own)), *(code for code, _, _ in made), *own])
     )
@@ -315,9 +408,11 @@ def _assemble(
     _rewrite_references(module, target)
     module.append_to(SectionId.EXPORT, _exports(module, spaces, target, named))
     module.append_to(
-        SectionId.EXPORT, [_export(name, FUNCTION, index) for index, name in enumerate(names, first)]
+        SectionId.EXPORT, [export(name, FUNCTION, index) for index, name in enumerate(names, first)]
     )
-    _add_hints(module, made, spaces.functions_imported)
+    if plan:
+        module.append_to(SectionId.EXPORT, _exports_for_parts(target))
+    add_hints(module, made, spaces.functions_imported)
     return module.encode()
 
 
@@ -358,7 +453,18 @@ def _exports(module: Module, spaces: IndexSpaces, target: BaseTarget, named: set
     start = module.remove(SectionId.START)
     if start is not None:
         entries.append((PREFIX + "start", FUNCTION, Reader(start).uleb()))
-    return [_export(*entry) for entry in entries]
+    return [export(*entry) for entry in entries]
+
+
+def _exports_for_parts(target: BaseTarget) -> list[bytes]:
+    entries = [(PENDING, GLOBAL, target.control.pending), (PARTS, TABLE, target.control.parts)]
+    entries += [(dispatcher_name(kind), FUNCTION, index) for kind, index in target.dispatchers.items()]
+    return [export(*entry) for entry in entries]
+
+
+def dispatcher_name(kind: int) -> str:
+    """Under which name parts find the dispatcher for a type."""
+    return f"{PREFIX}d{kind}"
 
 
 def export_name(kind: int, index: int) -> str:
@@ -371,7 +477,8 @@ def continuation_name(function: int, site: int) -> str:
     return f"{PREFIX}c{function}.{site}"
 
 
-def _export(name: str, kind: int, index: int) -> bytes:
+def export(name: str, kind: int, index: int) -> bytes:
+    """One entry of the export section."""
     encoded = name.encode()
     return uleb(len(encoded)) + encoded + bytes([kind]) + uleb(index)
 
@@ -379,7 +486,7 @@ def _export(name: str, kind: int, index: int) -> bytes:
 def _rewrite_references(module: Module, target: BaseTarget) -> None:
     """Put wrappers in the place of their imports in exports, tables and globals."""
     exports = [
-        _export(name, kind, target.wrappers.get(index, index) if kind == FUNCTION else index)
+        export(name, kind, target.wrappers.get(index, index) if kind == FUNCTION else index)
         for name, kind, index in module.exports()
     ]
     if exports:
@@ -388,7 +495,7 @@ def _rewrite_references(module: Module, target: BaseTarget) -> None:
         raise UnsupportedFeatureError("a table that holds an imported function that may suspend")
 
 
-def _add_hints(module: Module, made: Bodies, imported: int) -> None:
+def add_hints(module: Module, made: Bodies, imported: int) -> None:
     """Tell the engine that saving is unlikely, so that it keeps that code out of the way."""
     entries = []
     for function, (_, hints, _) in enumerate(made, imported):

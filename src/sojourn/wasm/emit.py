@@ -163,8 +163,9 @@ class Emitter:
     def run(self, events: Iterable[Event], position: int, end: int) -> None:
         """Write the code from ``position`` to ``end``, in which ``events`` lie."""
         parts, code, verbatim = self.parts, self._code, not self.relabel
+        always = _MOVED if self.target.moved else _ALWAYS
         for event in events:
-            if verbatim and event.site < 0 and event.copy is None and event.kind not in _ALWAYS:
+            if verbatim and event.site < 0 and event.copy is None and event.kind not in always:
                 continue
             if event.start > position:
                 parts.append(code[position : event.start])
@@ -270,6 +271,7 @@ class Emitter:
 
 
 _ALWAYS = frozenset((DEAD, REF_FUNC))
+_MOVED = _ALWAYS | {CALL, RETURN_CALL, *SEGMENT_KINDS}
 
 
 def _type_end(event: Event, code: bytes) -> int:

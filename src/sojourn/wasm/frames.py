@@ -77,6 +77,8 @@ class Control:
         save: the global with the address behind the last record saved.
         resume: the global with the address behind the next record to load.
         twins: the table of the functions that records are loaded by.
+        pending: in a module that is split (``plan``), the global with the slot that a stub asks for.
+        parts: in such a module, the table of slots.
     """
 
     memory: int
@@ -84,6 +86,8 @@ class Control:
     save: int
     resume: int
     twins: int
+    pending: int
+    parts: int
 
 
 # -- helpers -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ over the number of the function in each record.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .base import (
@@ -207,7 +208,11 @@ class Twins:
         number = target.types.index(kind)
         module.replace(SectionId.TYPE, bytes(self._module.section(SectionId.TYPE)))
         module.append_to(SectionId.TYPE, target.types.encode())
-        imports = _imports(self._spaces, target)
+        imports = [
+            import_entry(name, FUNCTION, uleb(kind))
+            for name, kind in zip(target.functions, target.kinds, strict=True)
+        ]
+        imports += shared_imports(self._spaces, [import_entry(TWINS, TABLE, b"\x70\0\0")], [])
         module.replace(SectionId.IMPORT, uleb(len(imports)) + b"".join(imports))
         module.replace(SectionId.FUNCTION, b"\x01" + uleb(number))
         name = ENTER.encode()
@@ -217,26 +222,28 @@ class Twins:
         return module.encode()
 
 
-def _imports(spaces: IndexSpaces, target: TwinTarget) -> list[bytes]:
-    """All that the base module exports, in the order of its index spaces."""
-    found = [
-        _import(name, FUNCTION, uleb(kind)) for name, kind in zip(target.functions, target.kinds, strict=True)
-    ]
+def shared_imports(
+    spaces: IndexSpaces, more_tables: Sequence[bytes], more_globals: Sequence[bytes]
+) -> list[bytes]:
+    """What modules share with their base besides functions, in the order of its index spaces."""
+    found = []
     for index, table in enumerate(spaces.tables):
-        found.append(_import(export_name(TABLE, index), TABLE, table.encoded))
-    found.append(_import(TWINS, TABLE, b"\x70\0\0"))
+        found.append(import_entry(export_name(TABLE, index), TABLE, table.encoded))
+    found += more_tables
     for index, encoded in enumerate(spaces.memory_types):
-        found.append(_import(export_name(MEMORY, index), MEMORY, encoded))
-    found.append(_import(CONTROL, MEMORY, b"\x01" + uleb(CONTROL_PAGES) * 2))
+        found.append(import_entry(export_name(MEMORY, index), MEMORY, encoded))
+    found.append(import_entry(CONTROL, MEMORY, b"\x01" + uleb(CONTROL_PAGES) * 2))
     for index, item in enumerate(spaces.globals):
-        found.append(_import(export_name(GLOBAL, index), GLOBAL, item.encode()))
-    found += [_import(name, GLOBAL, b"\x7f\x01") for name in (UNWINDING, SAVE, RESUME)]
+        found.append(import_entry(export_name(GLOBAL, index), GLOBAL, item.encode()))
+    found += [import_entry(name, GLOBAL, b"\x7f\x01") for name in (UNWINDING, SAVE, RESUME)]
+    found += more_globals
     for index, kind in enumerate(spaces.tags):
-        found.append(_import(export_name(TAG, index), TAG, b"\0" + uleb(kind)))
+        found.append(import_entry(export_name(TAG, index), TAG, b"\0" + uleb(kind)))
     return found
 
 
-def _import(name: str, kind: int, description: bytes) -> bytes:
+def import_entry(name: str, kind: int, description: bytes) -> bytes:
+    """One entry of the import section, of what the base module exports under ``name``."""
     base, encoded = BASE.encode(), name.encode()
     return uleb(len(base)) + base + uleb(len(encoded)) + encoded + bytes([kind]) + description
 

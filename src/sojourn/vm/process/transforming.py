@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
@@ -26,6 +27,8 @@ from sojourn.wasm.binary import MalformedModuleError, Module, UnsupportedFeature
 from sojourn.wasm.body import Suspensions
 from sojourn.wasm.callgraph import Calls
 from sojourn.wasm.index_spaces import IndexSpaces
+from sojourn.wasm.parts import PartTask
+from sojourn.wasm.plan import Part
 
 PARALLEL_BYTES_MIN = 4 << 20  # of code; below it a worker's start costs more than it saves
 _LENGTH = struct.Struct("<Q")
@@ -114,10 +117,31 @@ def _environment() -> dict[str, str]:
 def _order(task: Callable[[Span], Any]) -> list[Any]:
     if isinstance(task, ScanTask):
         return ["scan"]
-    assert isinstance(task, BodyTask)
+    assert isinstance(task, BodyTask | PartTask)
     where = task.suspensions
     flags = [bytes(part) for part in (where.functions, where.types, where.entries, where.loops)]
-    return ["bodies", flags, task.suspending_imports, sorted(task.forced)]
+    if isinstance(task, PartTask):
+        return ["part", flags, task.suspending_imports, *astuple(task.part)]
+    functions = task.functions
+    some = functions if isinstance(functions, list) else [functions[0], functions[-1] + 1]
+    return ["bodies", flags, task.suspending_imports, isinstance(functions, list), some, sorted(task.forced)]
+
+
+def _task(order: list[Any], code: bytes, starts: Sequence[int], spaces: IndexSpaces) -> Callable[[Span], Any]:
+    """What ``_order`` wrote down, in a worker."""
+    if order[0] == "scan":
+        return ScanTask(code, starts, spaces.functions_imported)
+    kind, flags, imports, *rest = order
+    module = code, starts, spaces, Suspensions(*flags), tuple(imports)
+    if kind == "part":
+        functions, borrowed, elsewhere, first_slot, slotted, exported = rest
+        part = Part(
+            *(tuple(functions), tuple(borrowed), tuple(elsewhere)),
+            *(first_slot, tuple(slotted), tuple(exported)),
+        )
+        return PartTask(*module, part)
+    listed, functions, forced = rest
+    return BodyTask(*module, functions if listed else range(*functions), frozenset(forced))
 
 
 def _result(task: Callable[[Span], Any], reply: list[Any]) -> Any:
@@ -165,12 +189,7 @@ def main(path: str) -> None:
             return
         key = msgpack.packb(order)
         if key not in tasks:
-            if order[0] == "scan":
-                tasks[key] = ScanTask(code, starts, spaces.functions_imported)
-            else:
-                _, flags, imports, forced = order
-                where = Suspensions(*flags)
-                tasks[key] = BodyTask(code, starts, spaces, where, tuple(imports), frozenset(forced))
+            tasks[key] = _task(order, code, starts, spaces)
         _send(sys.stdout.buffer, _reply(tasks[key], (span[0], span[1])))
 
 

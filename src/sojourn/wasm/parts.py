@@ -1,0 +1,192 @@
+"""Makes the parts of a module that is split (``plan``): modules of functions that the base has stubs for.
+
+A part imports what it shares with the base, as a twin does: memories, tables, globals, tags, and the
+functions of the base that it names. Its code is made as that of the base, so its sites, and what its frames
+hold, are those of a module that is not split: a function that was left in a part goes on in a twin, and the
+twin's next frame may lie in the base of a module that never was split.
+
+Instantiating a part fills its slots, so from then on stubs call into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .base import (
+    PARTS,
+    PENDING,
+    TWINS,
+    BaseTarget,
+    Bodies,
+    Resumable,
+    Runner,
+    TypeNumbers,
+    add_hints,
+    analysed,
+    body_and_continuations,
+    continuation_name,
+    control_of,
+    dispatcher_name,
+    export,
+    export_name,
+    serially,
+    spans_of,
+    stub,
+    tags_of,
+)
+from .binary import FUNCTION, GLOBAL, TABLE, Module, SectionId, UnsupportedFeatureError, uleb
+from .body import Event, Suspensions
+from .frames import Helper, i32_const
+from .index_spaces import FuncType, IndexSpaces
+from .plan import Part, Plan
+from .twins import import_entry, shared_imports
+
+_DECLARED, _ACTIVE = b"\x03\0", b"\x02"
+
+
+class PartTarget:
+    """How a part numbers what code names: imports (functions of the base, helpers, dispatchers), then its own
+    functions, then its stubs for functions of other parts.
+
+    Attributes:
+        imports: for each function that it imports, the name in the base and the type.
+        dispatchers: for each type of a stub, the number of the dispatcher.
+    """
+
+    moved = True
+
+    def __init__(self, spaces: IndexSpaces, imports: Sequence[int], plan: Plan | None, part: Part) -> None:
+        base = BaseTarget(spaces, imports, plan)
+        self.control = control_of(spaces)
+        self.types = TypeNumbers(len(spaces.types))
+        self.imports: list[tuple[str, int]] = []
+        numbers: dict[int, int] = {}
+        for function in part.borrowed:
+            name = export_name(FUNCTION, base.wrappers.get(function, function))
+            numbers[function] = self._import(name, spaces.functions[function])
+        self._helpers = {
+            key: uleb(self._import(export_name(FUNCTION, index), self.types.index(key.signature())))
+            for key, index in base.helpers.items()
+        }
+        kinds = sorted({spaces.functions[function] for function in part.elsewhere})
+        self.dispatchers: Mapping[int, int] = {
+            kind: self._import(dispatcher_name(kind), kind) for kind in kinds
+        }
+        self.first = len(self.imports)
+        for number, function in enumerate((*part.functions, *part.elsewhere), self.first):
+            numbers.setdefault(function, number)
+        self._numbers = {function: uleb(number) for function, number in numbers.items()}
+
+    def _import(self, name: str, kind: int) -> int:
+        self.imports.append((name, kind))
+        return len(self.imports) - 1
+
+    def function(self, index: int) -> bytes:
+        return self._numbers[index]
+
+    def helper(self, key: Helper) -> bytes:
+        found = self._helpers.get(key)
+        if found is None:
+            raise UnsupportedFeatureError("an exception reference in a module without tags")
+        return found
+
+    def block(self, signature: FuncType) -> bytes:
+        return self.types.block(signature)
+
+    def type_index(self, signature: FuncType) -> int:
+        return self.types.index(signature)
+
+    def segment(self, event: Event) -> bytes:
+        raise AssertionError("functions that use segments are in the base")
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """Makes the bodies of a part; may be sent to another process. A span is of places in its functions."""
+
+    code: bytes
+    starts: Sequence[int]
+    spaces: IndexSpaces
+    suspensions: Suspensions
+    suspending_imports: tuple[int, ...]
+    part: Part
+
+    def __call__(self, span: tuple[int, int]) -> Bodies:
+        target = PartTarget(self.spaces, self.suspending_imports, None, self.part)
+        tags = tags_of(self.spaces)
+        made: Bodies = []
+        for function in self.part.functions[span[0] : span[1]]:
+            index = function - self.spaces.functions_imported
+            start, end = self.starts[index], self.starts[index + 1]
+            body = analysed(self.spaces, self.suspensions, function, self.code, start, relocate=True)
+            made.append(body_and_continuations(body, target, tags, end - start))
+        return made
+
+
+def make_part(resumable: Resumable, number: int, run: Runner = serially) -> bytes:
+    """The module of part ``number`` (from 1 on): a pure function of the original and the plan.
+
+    Args:
+        run: as for ``make_resumable``.
+
+    Raises:
+        IndexError: there is no such part.
+        UnsupportedFeatureError: something in it cannot be made resumable.
+    """
+    plan = resumable.plan
+    if plan is None or not 0 < number <= len(plan.parts):
+        raise IndexError(f"there is no part {number}")
+    part = plan.parts[number - 1]
+    original = Module.parse(resumable.original)
+    spaces = IndexSpaces.of(original)
+    code, starts = original.bodies()
+    imports = resumable.suspending_imports
+    task = PartTask(bytes(code), starts, spaces, resumable.suspensions, imports, part)
+    spans = spans_of(starts, spaces.functions_imported, part.functions)
+    made = [body for bodies in run(task, spans) for body in bodies]
+    target = PartTarget(spaces, imports, plan, part)
+    return _assemble(original, spaces, target, plan, part, made)
+
+
+def _assemble(
+    original: Module, spaces: IndexSpaces, target: PartTarget, plan: Plan, part: Part, made: Bodies
+) -> bytes:
+    bodies = [code for code, _, _ in made]
+    kinds = [spaces.functions[function] for function in (*part.functions, *part.elsewhere)]
+    bodies += [stub(spaces, target.control, plan, function, target) for function in part.elsewhere]
+    places = {function: place for place, function in enumerate(part.functions, target.first)}
+    exports = [export(export_name(FUNCTION, own), FUNCTION, places[own]) for own in part.exported]
+    for function, (_, _, continuations) in zip(part.functions, made, strict=True):
+        for site, params, results, code in continuations:
+            exports.append(export(continuation_name(function, site), FUNCTION, target.first + len(bodies)))
+            kinds.append(target.types.index(FuncType(tuple(params), tuple(results))))
+            bodies.append(code)
+    module = Module()
+    imports = [import_entry(name, FUNCTION, uleb(kind)) for name, kind in target.imports]
+    twins = import_entry(TWINS, TABLE, b"\x70\0\0")
+    parts = import_entry(PARTS, TABLE, b"\x70\0" + uleb(plan.slots_count))
+    pending = import_entry(PENDING, GLOBAL, b"\x7f\x01")
+    imports += shared_imports(spaces, [twins, parts], [pending])
+    module.replace(SectionId.TYPE, bytes(original.section(SectionId.TYPE)))
+    module.append_to(SectionId.TYPE, target.types.encode())
+    module.replace(SectionId.IMPORT, uleb(len(imports)) + b"".join(imports))
+    module.replace(SectionId.FUNCTION, uleb(len(kinds)) + b"".join(map(uleb, kinds)))
+    module.replace(SectionId.EXPORT, uleb(len(exports)) + b"".join(exports))
+    module.replace(SectionId.ELEMENT, _elements(target, part, places))
+    module.replace(SectionId.CODE, uleb(len(bodies)) + b"".join(bodies))
+    add_hints(module, made, target.first)
+    return module.encode()
+
+
+def _elements(target: PartTarget, part: Part, places: Mapping[int, int]) -> bytes:
+    """What fills the slots, and the declaration that the addresses of imports are taken."""
+    segments = [_DECLARED + _functions(range(len(part.borrowed)))]
+    if part.slotted:
+        where = uleb(target.control.parts) + i32_const(part.first_slot) + b"\x0b\0"
+        segments.append(_ACTIVE + where + _functions([places[function] for function in part.slotted]))
+    return uleb(len(segments)) + b"".join(segments)
+
+
+def _functions(numbers: Sequence[int]) -> bytes:
+    return uleb(len(numbers)) + b"".join(map(uleb, numbers))
