@@ -20,21 +20,16 @@ import fcntl
 import os
 import re
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sojourn.context.format import Decoded, decode_parts, encode
+from sojourn.context.format import encode
 from sojourn.context.memory import (
     CHUNK_BYTES,
     BaseKind,
-    MissingChunkError,
-    Part,
-    clear_zeros,
-    parts,
     without_base,
 )
 from sojourn.context.pack import name_of
@@ -42,7 +37,7 @@ from sojourn.context.values import PACKS_MAX, Context
 from sojourn.model.errors import (
     ContextError,
     DamagedContextError,
-    NotAContextError,
+    OtherVersionError,
     StoreError,
     UnknownProcessError,
 )
@@ -50,8 +45,10 @@ from sojourn.model.errors import (
 from .chunks import SUFFIX as PACK_SUFFIX
 from .chunks import PackFile, copy_bytes, pack_in_memory, write_pack_file, write_pack_to, write_pieces
 from .files import remove_stale, replacing, sync_directory, translated
+from .stored import CONTEXT_SUFFIX, DIGEST, HINT_OLDER, Stored, contexts_in, decode_file, open_context
 
-CONTEXT_SUFFIX = ".context"
+__all__ = ["Checkpoints", "Entry", "Saved", "Stored"]
+
 LOCK_TIMEOUT_S = 60.0
 _POLL_S = 0.002
 _STALE_S = 3600.0
@@ -68,83 +65,7 @@ _NO_LINK = (
     errno.EACCES,
     errno.ENOSYS,
 )
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _PID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_HINT_OLDER = "Try: an older checkpoint"
-
-
-@dataclass
-class Stored:
-    """A checkpoint that is open. Close it when its memory has been set up; what was mapped stays.
-
-    Attributes:
-        context: what was stored.
-        digest: the name of the checkpoint; empty for one that is held in memory only.
-        packs: with all stored chunks of its memories.
-        section_bytes: how long each part is, for people.
-    """
-
-    context: Context
-    digest: str
-    packs: list[PackFile]
-    section_bytes: Mapping[str, int]
-    _parts: dict[int, list[Part]] = field(default_factory=dict, repr=False)
-
-    def parts(self, number: int) -> list[Part]:
-        """Where the stored chunks of a memory come from.
-
-        Raises:
-            DamagedContextError: one is in no pack.
-        """
-        if number in self._parts:
-            return self._parts[number]
-        try:
-            found = parts(self.context.memories[number], [(p.index.digests, p.positions) for p in self.packs])
-            self._parts[number] = found
-            return found
-        except MissingChunkError as error:
-            raise DamagedContextError(
-                f"a chunk of memory, {str(error)[:16]}…, is missing", _HINT_OLDER
-            ) from None
-
-    def fill(self, number: int, view: memoryview, fresh_bytes: int) -> None:
-        """Make a fresh memory what the memory ``number`` was, by copying. Chunks of the base must be there
-        already.
-
-        Args:
-            view: the fresh memory, grown to ``size_bytes``.
-            fresh_bytes: how much of it, from the beginning, may be something else than zero.
-
-        Raises:
-            DamagedContextError: a chunk is not what it was. The memory is void then.
-        """
-        memory = self.context.memories[number]
-        if len(view) != memory.size_bytes:
-            raise ValueError(f"a memory of {len(view)} bytes for one of {memory.size_bytes}")
-        for part in self.parts(number):
-            self.packs[part.pack].read_into(part, view[part.offset : part.offset + part.length])
-        clear_zeros(memory, view, fresh_bytes)
-
-    def verify(self) -> None:
-        """Read all stored chunks.
-
-        Raises:
-            DamagedContextError: one is missing or not what it was.
-        """
-        for number in range(len(self.context.memories)):
-            self.parts(number)
-        for pack in self.packs:
-            pack.verify_all()
-
-    def close(self) -> None:
-        for pack in self.packs:
-            pack.close()
-
-    def __enter__(self) -> Stored:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)
@@ -213,7 +134,7 @@ class _Choice:
             position = pack.positions.get(digest)
             if position is not None:
                 return pack.chunk(position)
-        raise DamagedContextError(f"a chunk of memory, {digest.hex()[:16]}…, is missing", _HINT_OLDER)
+        raise DamagedContextError(f"a chunk of memory, {digest.hex()[:16]}…, is missing", HINT_OLDER)
 
 
 class Checkpoints:
@@ -312,34 +233,46 @@ class Checkpoints:
             ContextError: it cannot be used; which of its three kinds says why.
             StoreError: it cannot be read.
         """
-        if not _DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
             raise ValueError(f"{digest!r} is not the name of a checkpoint")
         with self._locked(pid) as folder:
-            return _open(folder / (digest + CONTEXT_SUFFIX), digest)
+            return open_context(folder / (digest + CONTEXT_SUFFIX), digest)
 
     def latest(self, pid: str) -> Stored | None:
         """Open the last checkpoint of a process that is whole, or None when it has none.
 
-        One that is damaged, as a power cut leaves it, is passed over for the one before.
+        One that is damaged, as a power cut leaves it, is passed over for the one before; ``passed_over`` of
+        what is returned says so. One of another version is not, if it was written later: to go back behind it
+        is not for us to decide.
 
         Raises:
-            ContextError: all are damaged, or of another version.
+            OtherVersionError: the last one is of another version.
+            DamagedContextError: all are damaged.
         """
-        failure: ContextError | None = None
+        failures: list[ContextError] = []
+        others: list[tuple[int, OtherVersionError]] = []
         with contextlib.suppress(UnknownProcessError), self._locked(pid) as folder:
             found: list[tuple[int, int, int, Path]] = []
-            for path in _contexts(folder):
+            for path in contexts_in(folder):
                 try:
-                    context = _decode_file(path)[0].context
+                    context = decode_file(path)[0].context
                     found.append((context.epoch, context.sequence, context.created_ns, path))
+                except OtherVersionError as error:
+                    others.append((path.stat().st_mtime_ns, error))
                 except ContextError as error:
-                    failure = error
+                    failures.append(error)
             for *_, path in sorted(found, reverse=True):
+                for written_ns, other in others:
+                    if written_ns > path.stat().st_mtime_ns:
+                        raise other
                 try:
-                    return _open(path, path.stem)
+                    stored = open_context(path, path.stem)
                 except ContextError as error:
-                    failure = error
-        if failure is not None:
+                    failures.append(error)
+                else:
+                    stored.passed_over = tuple(failures)
+                    return stored
+        for failure in (*(other for _, other in others), *failures):
             raise failure
         return None
 
@@ -354,7 +287,7 @@ class Checkpoints:
         """The checkpoints of a process by name, the last written first; none when it is unknown."""
         entries = []
         with translated(self._root):
-            for path in _contexts(self._folder(pid)):
+            for path in contexts_in(self._folder(pid)):
                 with contextlib.suppress(FileNotFoundError):
                     entries.append(Entry(pid, path.stem, path.stat().st_mtime))
         return sorted(entries, key=lambda entry: -entry.written_s)
@@ -369,7 +302,7 @@ class Checkpoints:
         """
         removed = []
         with contextlib.suppress(UnknownProcessError), self._locked(pid) as folder, translated(folder):
-            for path in _contexts(folder):
+            for path in contexts_in(folder):
                 if path.stem not in keep:
                     path.unlink(missing_ok=True)
                     removed.append(path.stem)
@@ -381,9 +314,9 @@ class Checkpoints:
 
     def _drop_packs(self, folder: Path) -> None:
         named: set[str] = set()
-        for path in _contexts(folder):
+        for path in contexts_in(folder):
             try:
-                named |= set(_decode_file(path)[0].context.packs)
+                named |= set(decode_file(path)[0].context.packs)
             except ContextError:
                 return  # what it names is not known, so all stays
         for path in folder.glob("*" + PACK_SUFFIX):
@@ -427,7 +360,7 @@ class Checkpoints:
             ContextError: it cannot be used; which of its three kinds says why.
             StoreError: it cannot be read.
         """
-        return _open(path, None)
+        return open_context(path, None)
 
     # the directory of a process
 
@@ -483,59 +416,6 @@ class Checkpoints:
         except FileNotFoundError:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def _contexts(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*" + CONTEXT_SUFFIX) if _DIGEST.fullmatch(path.stem)]
-
-
-def _decode_file(path: Path) -> tuple[Decoded, int]:
-    """A context, and the descriptor of its file if it holds its own chunks, else -1."""
-    with translated(path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            raise UnknownProcessError(f"there is no checkpoint {path}") from None
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise NotAContextError(f"{path} is no file", "Try: a file that sojourn checkpoint -o wrote")
-            decoded = decode_parts(
-                lambda offset, length: os.pread(descriptor, length, offset), status.st_size
-            )
-        except BaseException:
-            os.close(descriptor)
-            raise
-    if decoded.index is not None:
-        return decoded, descriptor
-    os.close(descriptor)
-    return decoded, -1
-
-
-def _open(path: Path, digest: str | None) -> Stored:
-    """Open a context and its packs; ``digest`` None for a file that must be self-contained."""
-    decoded, descriptor = _decode_file(path)
-    with contextlib.ExitStack() as undo:
-        packs = []
-        if decoded.index is not None:
-            packs.append(PackFile(descriptor, decoded.chunks_offset, decoded.index))
-            undo.callback(packs[-1].close)
-        elif digest is None and decoded.context.packs:
-            raise DamagedContextError(
-                f"{path} refers to chunks that are in the store it was taken from",
-                "Try: sojourn checkpoint -o FILE",
-            )
-        else:
-            for name in decoded.context.packs:
-                packs.append(PackFile.open(path.with_name(name + PACK_SUFFIX)))
-                undo.callback(packs[-1].close)
-        if digest is not None and decoded.digest != digest:
-            raise DamagedContextError(f"{path} is another checkpoint than its name says", _HINT_OLDER)
-        stored = Stored(decoded.context, decoded.digest, packs, decoded.section_bytes)
-        for number in range(len(decoded.context.memories)):
-            stored.parts(number)
-        undo.pop_all()
-    return stored
 
 
 def _gather(

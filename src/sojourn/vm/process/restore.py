@@ -15,7 +15,7 @@ import mmap
 import os
 
 from sojourn.context.memory import Part, clear_zeros
-from sojourn.store.checkpoints import Stored
+from sojourn.store.stored import Stored
 
 MAP_BYTES_MIN = 256 * 1024
 MAPS_MAX = 16
