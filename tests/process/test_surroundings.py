@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from sojourn.vm.process.surroundings import Surroundings, ready
-from sojourn.vm.process.wasi.outside import LimitReached, Stopped
+from sojourn.vm.process.wasi.outside import Leave, LimitReached, Stopped
 
 
 def test_descriptors_beyond_those_of_select_can_be_waited_for() -> None:
@@ -107,3 +107,47 @@ def test_a_stop_ends_a_wait_for_room() -> None:
     surroundings.close()
     os.close(reading)
     os.close(writing)
+
+
+def test_clocks_stand_still_and_go_on_elsewhere() -> None:
+    surroundings = Surroundings(60, monotonic_base_ns=10**15)
+    surroundings.enter_thread()
+    sum(range(200_000))
+    surroundings.stand_still()
+    state = surroundings.save()
+    surroundings.stand_still()
+    assert surroundings.save() == state  # whatever time has passed
+    assert state["cpu_ns"] > 0
+    assert state["monotonic_ns"] == 10**15 + state["wall_ns"]
+    surroundings.stay()
+    surroundings.enter_thread()
+    assert surroundings.cpu_ns() >= state["cpu_ns"]
+    surroundings.close()
+    elsewhere = Surroundings(60, state=state)
+    assert elsewhere.cpu_ns() == state["cpu_ns"]  # nobody runs it yet
+    elsewhere.enter_thread()
+    assert elsewhere.cpu_ns() >= state["cpu_ns"]
+    assert elsewhere.monotonic_ns() >= state["monotonic_ns"]
+    elsewhere.close()
+
+
+def test_the_wall_limit_counts_all_lives() -> None:
+    clocks = {"monotonic_ns": 5, "wall_ns": 59 * 10**9, "cpu_ns": 0}
+    surroundings = Surroundings(60, state=clocks)
+    surroundings.check()
+    surroundings.close()
+    surroundings = Surroundings(60, state=clocks | {"wall_ns": 60 * 10**9})
+    with pytest.raises(LimitReached, match="wall_seconds"):
+        surroundings.check()
+    surroundings.close()
+
+
+def test_a_guest_that_is_to_be_left_waits_no_more_until_it_stays() -> None:
+    surroundings = Surroundings(60)
+    surroundings.leave()
+    for _ in range(2):
+        with pytest.raises(Leave):
+            surroundings.wait([], None)
+    surroundings.stay()
+    surroundings.wait([], 1)
+    surroundings.close()

@@ -255,20 +255,3 @@ def test_a_listing_fills_the_buffer_with_part_of_an_entry() -> None:
         assert g.get(g.DATA + size, 4) == b"\xee" * 4
     assert g.call("fd_readdir", 3, g.DATA, 0xFFFFFFFF, 0, g.OUT) == Errno.EFAULT
     assert g.readdir(3, cookie=U64) == []
-
-
-def test_state_is_plain_data() -> None:
-    g = Guest(stdin=FakeSource(b"abc"))
-    g.mkdir("d")
-    fd = g.open("d/f", oflags=1)
-    g.write(fd, b"xyz")
-    state = g.system.descriptors[fd].state()
-    assert state["path"] == b"/d/f"
-    assert (state["kind"], state["offset"], state["device"]) == ("file", 3, 1)
-    assert state["ino"] == g.stat("d/f")[1]
-    kinds = [descriptor.state()["kind"] for descriptor in g.system.descriptors.values()]
-    assert kinds == ["stream in", "stream out", "stream out", "directory", "file"]
-    for descriptor in g.system.descriptors.values():
-        assert all(
-            value is None or type(value) in (int, bool, str, bytes) for value in descriptor.state().values()
-        )

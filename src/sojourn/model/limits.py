@@ -89,7 +89,15 @@ LIMITS: dict[str, LimitSpec] = {
     for spec in (
         LimitSpec("memory_bytes", "--memory", "B", 64 * KIB, 4 * GIB, "512M", "linear memory of the guest"),
         LimitSpec("cpu_seconds", "--cpu", "s", 0.001, 1e9, "60s", "processor time, host calls included"),
-        LimitSpec("wall_seconds", "--wall", "s", 0.001, 1e9, "10m", "time on the clock since the start"),
+        LimitSpec(
+            "wall_seconds",
+            "--wall",
+            "s",
+            0.001,
+            1e9,
+            "10m",
+            "time on the clock since the start, but for the time that it is suspended",
+        ),
         LimitSpec(
             "output_bytes", "--output", "B", 1, 1 << 50, "10M", "bytes written to stdout and stderr together"
         ),

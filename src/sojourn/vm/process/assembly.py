@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from sojourn.model.errors import LimitError
 from sojourn.model.limits import LIMITS, Limits
@@ -13,11 +14,15 @@ from .filesystems import new_tree
 from .streams import Streams
 from .surroundings import Surroundings
 from .virtual_machine import VirtualMachine
+from .wasi.checking import damaged, number
 from .wasi.mounts import MountTree
 from .wasi.outside import ByteQuota, LimitReached
+from .wasi.saving import COMPONENTS, restore_system
 from .wasi.system import Preopen, System
 from .wasi.vfs import Quota
 
+_NEW: Mapping[str, Any] = {"system": None, "clocks": None, "host_calls": 0}
+_HOST_CALLS_MAX = 1 << 62
 Mount = Callable[[MountTree, Quota], Sequence[Preopen]]
 
 
@@ -29,28 +34,49 @@ def assemble(
     *,
     args: Sequence[bytes] = (),
     environ: Sequence[tuple[bytes, bytes]] = (),
+    secrets: Collection[bytes] = (),
     monotonic_ns: int = 0,
-    state: object = None,
+    state: Mapping[str, Any] | None = None,
 ) -> VirtualMachine:
     """A virtual machine of ``module``.
 
     Args:
         mount: fills the tree and says which directories are preopened, in order.
+        secrets: the names in ``environ`` whose values are never saved.
         monotonic_ns: what the guest's monotonic clock shows at the start.
+        state: what ``VirtualMachine.save_system`` gave, of a process that goes on here: its files,
+            descriptors, arguments, clocks and usage. ``mount`` must do what it did at its start; of
+            ``environ`` only the values of secrets are used. Memory and frames are not part of it; further
+            entries are ignored.
 
     Raises:
         MemoryError: the module's initial memory is above the limit.
-        GrantError: what ``mount`` raises.
-        LimitError: a limit leaves no room even for an empty file system, or for the first descriptors.
+        GrantError: what ``mount`` raises; with ``state``, a grant, a secret or an open file that is missing
+            here or is another one.
+        LimitError: a limit leaves no room even for an empty file system, or for the first descriptors; with
+            ``state``, for what the process has already.
+        ContextError: the state is damaged.
     """
+    parts = _NEW if state is None else _parts(state)
     try:
-        return _assemble(module, limits, streams, mount, args, environ, monotonic_ns)
+        return _assemble(module, limits, streams, mount, args, environ, secrets, monotonic_ns, parts)
     except LimitReached as error:
         spec = LIMITS[error.name]
+        held = "begins with" if state is None else "has already"
         raise LimitError(
-            f"{error.name}: {spec.amount(getattr(limits, error.name))} is less than a guest begins with",
+            f"{error.name}: {spec.amount(getattr(limits, error.name))} is less than a guest {held}",
             f"Try: {spec.flag} {spec.example}",
         ) from None
+
+
+def _parts(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not {*COMPONENTS, "clocks", "host_calls"} <= set(state):
+        raise damaged("the state of the process is not whole")
+    return {
+        "system": {name: state[name] for name in COMPONENTS},
+        "clocks": state["clocks"],
+        "host_calls": number(state["host_calls"], "the number of host calls", _HOST_CALLS_MAX),
+    }
 
 
 def _assemble(
@@ -60,11 +86,13 @@ def _assemble(
     mount: Mount,
     args: Sequence[bytes],
     environ: Sequence[tuple[bytes, bytes]],
+    secrets: Collection[bytes],
     monotonic_ns: int,
+    state: Mapping[str, Any],
 ) -> VirtualMachine:
     quota = ByteQuota("file_bytes", limits.file_bytes)
     with ExitStack() as undo:
-        surroundings = Surroundings(limits.wall_seconds, monotonic_ns)
+        surroundings = Surroundings(limits.wall_seconds, monotonic_ns, state["clocks"])
         undo.callback(surroundings.close)
         tree = new_tree(quota, surroundings.realtime_ns)
         undo.callback(tree.close)
@@ -83,7 +111,12 @@ def _assemble(
             extra=streams.extra,
             descriptors_max=limits.descriptors,
             output=ByteQuota("output_bytes", limits.output_bytes),
+            secrets=secrets,
         )
+        undo.callback(system.close)
+        if state["system"] is not None:
+            restore_system(state["system"], system, tree)
         machine = VirtualMachine(module, system, surroundings, limits, tree)
+        machine.instance.host_calls_left -= state["host_calls"]
         undo.pop_all()
     return machine

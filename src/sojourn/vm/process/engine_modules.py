@@ -221,6 +221,7 @@ def _callback(number: int, params: str, has_result: bool) -> Any:
                 values[0] = result
             return None
         except Leave:
+            instance.host_calls_left += 1  # the same call will be made again
             instance.leave()
             values[0] = 0
             return None

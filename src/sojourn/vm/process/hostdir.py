@@ -27,6 +27,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from .hostcalls import (
     DIRECTORY_FLAGS,
@@ -41,7 +42,8 @@ from .hostcalls import (
     to_stat,
 )
 from .hostfile import HostFile
-from .hostlist import Snapshots
+from .hostlist import Snapshot, Snapshots
+from .hostpaths import find_path, path_below
 from .wasi.abi import Errno, FileType
 from .wasi.vfs import Directory, Entry, Node, Quota, Stat, WasiError
 
@@ -100,6 +102,11 @@ class HostFileSystem:
     @host_call
     def root(self) -> HostDirectory:
         return HostDirectory(self, self._root.share(), self._identity, self.only)
+
+    @host_call
+    def path_of(self, node: Node) -> bytes | None:
+        assert isinstance(node, (HostDirectory, HostFile))
+        return find_path(self.root, self._root.number, node.path, node.descriptor, node.identity())
 
     def close(self) -> None:
         """Let go of the granted directory. Handles that are still open keep working until they are closed."""
@@ -210,9 +217,15 @@ class HostDirectory:
     """An open directory. ``only`` is the one name that exists in it, None when all do."""
 
     def __init__(
-        self, filesystem: HostFileSystem, fd: OwnedFd, identity: tuple[int, int], only: bytes | None = None
+        self,
+        filesystem: HostFileSystem,
+        fd: OwnedFd,
+        identity: tuple[int, int],
+        only: bytes | None = None,
+        path: bytes | None = b"",
     ) -> None:
         self._fs = filesystem
+        self.path = path  # names from the root when it was opened; None when that is too long to keep
         self._fd: OwnedFd | None = fd
         self._identity = identity
         self._only = only
@@ -273,7 +286,7 @@ class HostDirectory:
         fd = OwnedFd(os.open(name, DIRECTORY_FLAGS, dir_fd=self.descriptor))
         status = os.fstat(fd.number)
         self._fs.check_device(fd.number, status)
-        return HostDirectory(self._fs, fd, (status.st_dev, status.st_ino))
+        return HostDirectory(self._fs, fd, (status.st_dev, status.st_ino), path=path_below(self.path, name))
 
     @host_call
     def open(
@@ -292,7 +305,7 @@ class HostDirectory:
                 self._check_openable(status, change=write or truncate)
             fd = self._try_open(name, status, read=read, write=write or truncate)
             if fd is not None:
-                return self._opened(fd, write=write, truncate=truncate)
+                return self._opened(fd, name, write=write, truncate=truncate)
         raise WasiError(Errno.EAGAIN)
 
     def _status_or_none(self, name: bytes) -> os.stat_result | None:
@@ -352,14 +365,15 @@ class HostDirectory:
             self._fs.charge(-NAME_COST_BYTES)
             raise
 
-    def _opened(self, fd: OwnedFd, *, write: bool, truncate: bool) -> HostFile:
+    def _opened(self, fd: OwnedFd, name: bytes, *, write: bool, truncate: bool) -> HostFile:
         if truncate:
             try:
                 os.ftruncate(fd.number, 0)  # now that it is known to be a file, and which
             except OSError:
                 fd.release()
                 raise
-        return HostFile(self._fs, fd, self._fs.host_device, self._fs.charge, writable=write)
+        path = path_below(self.path, name)
+        return HostFile(self._fs, fd, self._fs.host_device, self._fs.charge, writable=write, path=path)
 
     @host_call
     def mkdir(self, name: bytes) -> None:
@@ -439,6 +453,13 @@ class HostDirectory:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def save_listing(self) -> Any:
+        snapshot = self._fs.snapshots.get(self)
+        return None if snapshot is None else snapshot.save()
+
+    def restore_listing(self, state: Any) -> None:
+        self._fs.snapshots.keep(self, Snapshot.restored(state))
 
     def _need_visible(self, name: bytes, *, made: bool = False) -> None:
         check_name(name)

@@ -28,6 +28,7 @@ class HostFile:
         charge: Callable[[int], None],
         *,
         writable: bool,
+        path: bytes | None = None,
     ) -> None:
         self._fs = filesystem
         self._fd = fd
@@ -35,6 +36,7 @@ class HostFile:
         self._charge = charge
         self._writable = writable
         self._appending = False
+        self.path = path  # names from the root when it was opened; None when that is too long to keep
 
     @property
     def filetype(self) -> FileType:
@@ -43,6 +45,10 @@ class HostFile:
     @property
     def filesystem(self) -> FileSystem:
         return self._fs
+
+    @property
+    def descriptor(self) -> int:
+        return self._number
 
     @host_call
     def identity(self) -> tuple[int, int]:

@@ -9,14 +9,18 @@ used up the one taken longest ago is dropped, and taken again should its listing
 from __future__ import annotations
 
 import os
+import sys
 from array import array
 from collections.abc import Iterator
+from typing import Any
 
 from .hostcalls import LISTING_FLAGS, file_type, number_on
 from .wasi.abi import Errno, FileType
-from .wasi.vfs import Entry, WasiError
+from .wasi.checking import cut, damaged, fields, pieces
+from .wasi.vfs import NAME_BYTES_MAX, Entry, WasiError
 
 SNAPSHOT_BYTES_MAX = 256 << 20
+_FILE_TYPES = {int(kind) for kind in FileType}
 _FIXED_BYTES = 17  # of an entry, its name aside: offset, number, type
 
 
@@ -38,6 +42,44 @@ class Snapshot:
         self._types.append(filetype)
         self._names += name
         self._ends.append(len(self._names))
+
+    def save(self) -> dict[str, Any]:
+        """As plain data; it is long when the directory is."""
+        return {
+            "names": cut(b"\0".join(self._each_name())),
+            "numbers": cut(_little_endian(self._numbers).tobytes()),
+            "types": cut(self._types),
+        }
+
+    @classmethod
+    def restored(cls, state: Any) -> Snapshot:
+        """What ``save`` gave.
+
+        Raises:
+            ContextError: it is no listing.
+        """
+        saved = fields(state, ("names", "numbers", "types"), "a listing")
+        names, numbers, types = (
+            b"".join(pieces(saved[name], "a listing")) for name in ("names", "numbers", "types")
+        )
+        if len(numbers) != 8 * len(types) or len(names) > SNAPSHOT_BYTES_MAX:
+            raise damaged("a listing has more of one thing than of another")
+        parts = names.split(b"\0") if types else []
+        if len(parts) != len(types) or (names and not types) or not set(types) <= _FILE_TYPES:
+            raise damaged("a listing has more of one thing than of another")
+        snapshot = cls()
+        order = array("Q", numbers)
+        for name, number, filetype in zip(parts, _little_endian(order), types, strict=True):
+            if not 0 < len(name) <= NAME_BYTES_MAX or b"/" in name:
+                raise damaged("a listing has a name that cannot be")
+            snapshot.add(name, number, FileType(filetype))
+        return snapshot
+
+    def _each_name(self) -> Iterator[bytes]:
+        start = 0
+        for end in self._ends:
+            yield bytes(self._names[start:end])
+            start = end
 
     def after(self, cookie: int) -> Iterator[Entry]:
         for at in range(min(cookie, len(self._types)), len(self._types)):
@@ -79,7 +121,7 @@ class Snapshots:
                         raise WasiError(Errno.ENOMEM)
         finally:
             os.close(listing)
-        self._keep(owner, snapshot)
+        self.keep(owner, snapshot)
         return snapshot
 
     def drop(self, owner: object) -> None:
@@ -91,11 +133,21 @@ class Snapshots:
         self._held.clear()
         self._used = 0
 
-    def _keep(self, owner: object, snapshot: Snapshot) -> None:
+    def keep(self, owner: object, snapshot: Snapshot) -> None:
+        """Hold ``snapshot`` for ``owner``, who has none."""
         while self._held and self._used + snapshot.held_bytes > self._max:
             self.drop(next(iter(self._held)))
         self._held[owner] = snapshot
         self._used += snapshot.held_bytes
+
+
+def _little_endian(numbers: array[int]) -> array[int]:
+    """A copy with the byte order changed where it is the other one here."""
+    if sys.byteorder == "little":
+        return numbers
+    swapped = numbers[:]
+    swapped.byteswap()
+    return swapped
 
 
 def _type_of(item: os.DirEntry[str]) -> FileType:

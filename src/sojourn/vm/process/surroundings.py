@@ -1,8 +1,9 @@
 """What a guest meets of the outside: the clocks, randomness and waiting of this machine.
 
-The guest's monotonic clock starts where its image stopped, so that it never runs backwards; its real-time
-clock is the host's. Waiting ends early when the process is to be stopped, whoever asks and from whatever
-thread.
+The guest's monotonic clock starts where its image stopped or its process was left, so that it never runs
+backwards. It stands still with the process, as do the processor time and the wall time that its limits count:
+the time that a process lies somewhere is not its own. The real-time clock is the host's. Waiting ends early
+when the process is to be stopped, whoever asks and from whatever thread.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import select
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from .wasi.checking import fields, number
 from .wasi.outside import Leave, LimitReached, Sink, Source, Stopped
 
 RESOLUTION_NS = 1
 _FOREVER_S = 1 << 20
 _SHORT_S = 0.001
+_CLOCKS = ("monotonic_ns", "wall_ns", "cpu_ns")
+_TIME_MAX_NS = 1 << 62
 
 
 class Surroundings:
@@ -27,12 +32,28 @@ class Surroundings:
     Args:
         wall_seconds: the process's limit; waiting past it raises.
         monotonic_base_ns: what the guest's monotonic clock shows at the start.
+        state: what ``save`` gave, of a process that goes on; its clocks count.
+
+    Raises:
+        ContextError: the state is damaged.
     """
 
-    def __init__(self, wall_seconds: float, monotonic_base_ns: int = 0) -> None:
-        self._begun_ns = time.monotonic_ns()
-        self._base_ns = monotonic_base_ns
-        self._deadline_s = time.monotonic() + wall_seconds
+    def __init__(self, wall_seconds: float, monotonic_base_ns: int = 0, state: Any = None) -> None:
+        used = {"monotonic_ns": monotonic_base_ns, "wall_ns": 0, "cpu_ns": 0}
+        if state is not None:
+            used = {
+                name: number(value, name, _TIME_MAX_NS)
+                for name, value in fields(state, _CLOCKS, "the clocks").items()
+            }
+        self._wall_ns_max = wall_seconds * 1e9
+        self._cpu_base_ns = used["cpu_ns"]
+        # One tuple, so that other threads see all of it or nothing: the two clocks when this began, and when
+        # that was (None: they stand still).
+        self._clock: tuple[int, int, int | None] = (
+            used["monotonic_ns"],
+            used["wall_ns"],
+            time.monotonic_ns(),
+        )
         self._reason: str | None = None
         self._wake_lock = threading.Lock()
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -44,13 +65,21 @@ class Surroundings:
         return time.time_ns()
 
     def monotonic_ns(self) -> int:
-        return time.monotonic_ns() - self._begun_ns + self._base_ns
+        base, _, begun = self._clock
+        return base if begun is None else base + time.monotonic_ns() - begun
+
+    def wall_ns(self) -> int:
+        """How long the process ran or waited so far; the time that it stood still does not count."""
+        _, base, begun = self._clock
+        return base if begun is None else base + time.monotonic_ns() - begun
 
     def cpu_ns(self) -> int:
-        """Processor time of the guest's thread so far, asked from any thread while that one lives."""
-        if self._cpu_clock is None:
-            return 0
-        return time.clock_gettime_ns(self._cpu_clock) - self._cpu_begun_ns
+        """Processor time of the guest's thread so far, asked from any thread while that one lives, or after
+        ``stand_still``."""
+        clock = self._cpu_clock
+        if clock is None:
+            return self._cpu_base_ns
+        return self._cpu_base_ns + time.clock_gettime_ns(clock) - self._cpu_begun_ns
 
     def resolution_ns(self) -> int:
         return RESOLUTION_NS
@@ -60,14 +89,30 @@ class Surroundings:
 
     def enter_thread(self) -> None:
         """The calling thread is the guest's: its processor time counts from here."""
-        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
-        self._cpu_begun_ns = time.clock_gettime_ns(self._cpu_clock)
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._cpu_begun_ns = time.clock_gettime_ns(clock)
+        self._cpu_clock = clock
+
+    def stand_still(self) -> None:
+        """Stop the clocks, on the guest's thread: the guest was left. ``stay`` and ``enter_thread`` start
+        them again. Doing it twice does nothing."""
+        base, wall, begun = self._clock
+        if begun is not None:
+            passed = time.monotonic_ns() - begun
+            self._clock = base + passed, wall + passed, None
+        used = self.cpu_ns()
+        self._cpu_clock = None
+        self._cpu_base_ns = used
+
+    def save(self) -> dict[str, int]:
+        """What the clocks show; take it while they stand still."""
+        return {"monotonic_ns": self.monotonic_ns(), "wall_ns": self.wall_ns(), "cpu_ns": self.cpu_ns()}
 
     def check(self) -> None:
         """Raise when the process must not go on: stopped, or past its wall time."""
         if self._reason is not None:
             raise Stopped(self._reason)
-        if time.monotonic() >= self._deadline_s:
+        if self.wall_ns() >= self._wall_ns_max:
             raise LimitReached("wall_seconds")
 
     def wait(self, sources: Sequence[Source], timeout_ns: int | None, sinks: Sequence[Sink] = ()) -> None:
@@ -81,7 +126,7 @@ class Surroundings:
         self.check()
         if self._leaving:
             raise Leave
-        left_s = max(0.0, self._deadline_s - time.monotonic())
+        left_s = max(0.0, (self._wall_ns_max - self.wall_ns()) / 1e9)
         timeout_s = left_s if timeout_ns is None else min(left_s, timeout_ns / 1e9)
         waited = [self._wake_in, *(fd for fd in map(_descriptor, sources) if fd is not None)]
         room = [fd for fd in map(_descriptor, sinks) if fd is not None]
@@ -115,8 +160,11 @@ class Surroundings:
         self.wake()
 
     def stay(self) -> None:
-        """The guest goes on: waits are waits again."""
+        """The guest goes on: waits are waits again, and the clocks run."""
         self._leaving = False
+        base, wall, begun = self._clock
+        if begun is None:
+            self._clock = base, wall, time.monotonic_ns()
 
     def close(self) -> None:
         with self._wake_lock:

@@ -11,7 +11,6 @@ that; a process that then fails is said to have failed by its memory limit (docs
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from .surroundings import Surroundings
 from .wasi.abi import SIGNATURES
 from .wasi.mounts import MountTree
 from .wasi.outside import LimitReached, ProcessExit, Stopped, Suspended
+from .wasi.saving import save_system
 from .wasi.system import System
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,6 @@ class VirtualMachine:
         self.surroundings = surroundings
         self.limits = limits
         self._tree = tree
-        self._begun_s = time.monotonic()
         self._usage = Usage()
         self._closed = False
         self._suspending = False
@@ -117,6 +116,7 @@ class VirtualMachine:
         except ProcessExit as error:
             ending = Ending(State.EXITED, error.code & 0xFF)
         except Suspended:
+            self.surroundings.stand_still()
             return None
         except Stopped as error:
             ending = Ending(State.KILLED, reason=str(error))
@@ -149,7 +149,19 @@ class VirtualMachine:
             return False
 
     def save_system(self) -> dict[str, Any]:
-        return {}
+        """What is not in the engine, as plain data for ``assemble``; the guest stands still.
+
+        Raises:
+            GrantError: a file of the host that is open could not be opened again: it has no name any more.
+        """
+        return {
+            **save_system(self.system, self._tree),
+            "clocks": self.surroundings.save(),
+            "host_calls": self._host_calls(),
+        }
+
+    def _host_calls(self) -> int:
+        return self.limits.host_calls - max(0, self.instance.host_calls_left)
 
     def usage(self) -> Usage:
         """What was used; the processor time only on the guest's own thread or after the end."""
@@ -157,10 +169,10 @@ class VirtualMachine:
             return self._usage
         return Usage(
             self.surroundings.cpu_ns() / 1e9,
-            time.monotonic() - self._begun_s,
+            self.surroundings.wall_ns() / 1e9,
             len(self.instance.refresh()),
             self.system.output_bytes,
-            self.limits.host_calls - max(0, self.instance.host_calls_left),
+            self._host_calls(),
         )
 
     def kill(self, reason: str) -> None:

@@ -7,11 +7,12 @@ interpreter opens its library archive hundreds of times.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from sojourn.model.errors import BundleError
 
 from .abi import Errno, FileType
+from .checking import damaged
 from .vfs import NAME_BYTES_MAX, Directory, Entry, File, Node, Stat, WasiError
 
 MTIME_NS = 315_532_800 * 10**9  # 1980-01-01: the earliest time that a zip archive can hold
@@ -44,7 +45,7 @@ class BundleFileSystem:
         self._device = device
         self.mtime_ns = mtime_ns
         self._ino = 0
-        self._root = _Folder(self._next_ino())
+        self._root = _Folder(self._next_ino(), b"")
         for path in sorted(contents):
             self._add(path, contents[path])
 
@@ -59,9 +60,13 @@ class BundleFileSystem:
     def root(self) -> BundleDirectory:
         return BundleDirectory(self, self._root)
 
+    def path_of(self, node: Node) -> bytes:
+        assert isinstance(node, BundleNode)
+        return node.path
+
     def close(self) -> None:
         """Let go of the contents. Handles that are still open keep theirs."""
-        self._root = _Folder(1)
+        self._root = _Folder(1, b"")
 
     def _add(self, path: str, content: Content) -> None:
         *parents, name = _parts(path)
@@ -69,13 +74,13 @@ class BundleFileSystem:
         for part in parents:
             below = folder.names.get(part)
             if below is None:
-                below = folder.names[part] = _Folder(self._next_ino())
+                below = folder.names[part] = _Folder(self._next_ino(), _below(folder, part))
             if not isinstance(below, _Folder):
                 raise BundleError(f"bundle: {path!r} runs through a file")
             folder = below
         if name in folder.names:
             raise BundleError(f"bundle: {path!r} is both a file and a directory")
-        folder.names[name] = _Document(self._next_ino(), content)
+        folder.names[name] = _Document(self._next_ino(), _below(folder, name), content)
 
     def _next_ino(self) -> int:
         self._ino += 1
@@ -93,8 +98,9 @@ def _parts(path: str) -> list[bytes]:
 class _Document:
     filetype = FileType.REGULAR_FILE
 
-    def __init__(self, ino: int, content: Content) -> None:
+    def __init__(self, ino: int, path: bytes, content: Content) -> None:
         self.ino = ino
+        self.path = path
         self.size = content.size
         self._content = content
         self._data: memoryview | None = None
@@ -109,9 +115,14 @@ class _Folder:
     filetype = FileType.DIRECTORY
     size = 0
 
-    def __init__(self, ino: int) -> None:
+    def __init__(self, ino: int, path: bytes) -> None:
         self.ino = ino
+        self.path = path
         self.names: dict[bytes, _Folder | _Document] = {}
+
+
+def _below(folder: _Folder, name: bytes) -> bytes:
+    return folder.path + b"/" + name if folder.path else name
 
 
 class BundleNode:
@@ -128,6 +139,11 @@ class BundleNode:
     @property
     def filesystem(self) -> BundleFileSystem:
         return self._fs
+
+    @property
+    def path(self) -> bytes:
+        """From the root of the bundle."""
+        return self._item.path
 
     def identity(self) -> int:
         return self._item.ino
@@ -197,6 +213,12 @@ class BundleDirectory(BundleNode):
     def entries(self, cookie: int) -> Iterator[Entry]:
         for at, (name, item) in enumerate(list(self._item.names.items())[cookie:], cookie + 1):
             yield Entry(at, item.ino, item.filetype, name)
+
+    def save_listing(self) -> None:
+        """A cookie says all: what is in a bundle never changes."""
+
+    def restore_listing(self, state: Any) -> None:
+        raise damaged("a listing of a directory that needs none")
 
     def mkdir(self, name: bytes) -> None:
         self._refuse_new(name)

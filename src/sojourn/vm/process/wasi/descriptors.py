@@ -1,8 +1,8 @@
 """The descriptor table: small numbers to open files, directories and streams.
 
-A descriptor is plain data (rights, flags, offset, where it came from) beside one live handle; ``state``
-gives the data, from which a later host can open the same things again. A directory handle may be shared
-by descriptors (``path_open`` of ``.``), so it is counted.
+A descriptor is plain data (rights, flags, offset, where it came from) beside one live handle; with the data
+a later host opens the same things again (``descriptors_state.py``). A directory handle may be shared by
+descriptors (``path_open`` of ``.``), so it is counted.
 
 New descriptors take the lowest free number.
 """
@@ -10,8 +10,8 @@ New descriptors take the lowest free number.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
 
 from .abi import Errno
 from .outside import LimitReached, Sink, Source
@@ -48,6 +48,7 @@ class Descriptor:
     Attributes:
         path: where it was opened, from the root of the guest's view; empty for streams.
         preopen: the name that a preopened directory tells the guest; None for all others.
+        role: which of the process's streams it is; empty for all others.
         counted: what is written here counts as output of the process.
         pending: bytes taken from the source that the guest has not read yet (``b""``: the end).
     """
@@ -62,6 +63,7 @@ class Descriptor:
         "pending",
         "preopen",
         "rights",
+        "role",
         "shared",
         "sink",
         "source",
@@ -74,6 +76,7 @@ class Descriptor:
         self.offset = 0
         self.path = path
         self.preopen: bytes | None = None
+        self.role = ""
         self.counted = False
         self.pending: bytes | None = None
         self.file: File | None = None
@@ -107,23 +110,6 @@ class Descriptor:
     def node(self) -> Node | None:
         """The file or directory; None for a stream."""
         return self.file if self.shared is None else self.shared.directory
-
-    def state(self) -> dict[str, Any]:
-        """Everything but the live handle."""
-        node = self.node()
-        return {
-            "kind": str(self.kind),
-            "rights": self.rights,
-            "inheriting": self.inheriting,
-            "flags": self.flags,
-            "offset": self.offset,
-            "path": self.path,
-            "preopen": self.preopen,
-            "counted": self.counted,
-            "pending": self.pending,
-            "device": None if node is None else node.filesystem.device,
-            "ino": None if node is None else node.stat().ino,
-        }
 
     def close(self) -> None:
         if self.file is not None:
@@ -180,6 +166,19 @@ class DescriptorTable:
             del self.entries[number]
             heapq.heappush(self._free, number)
             replaced.close()
+
+    def put(self, entries: Mapping[int, Descriptor]) -> None:
+        """Take these descriptors, by number, into a table that has none.
+
+        Raises:
+            LimitReached: ``descriptors``; none was taken.
+        """
+        assert not self.entries
+        if len(entries) > self.most:
+            raise LimitReached("descriptors")
+        self._next = max(entries, default=-1) + 1
+        self._free = [number for number in range(self._next) if number not in entries]
+        self.entries.update(entries)
 
     def close_all(self) -> None:
         for number in list(self.entries):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from .abi import Errno, Rights
@@ -65,6 +66,21 @@ def syscall(function: Callable[Concatenate[_S, _P], None]) -> Callable[Concatena
     return call
 
 
+@dataclass(frozen=True)
+class LeftCall:
+    """A call in which the guest was left while it waited, and which it makes again when it goes on.
+
+    Attributes:
+        asked: what it read from the guest's memory.
+        begun_ns: when it began, by the guest's monotonic clock.
+    """
+
+    name: str
+    arguments: tuple[int, ...]
+    asked: bytes
+    begun_ns: int
+
+
 class Kernel:
     """The state that system calls work on. Subclasses add the calls, a group each."""
 
@@ -74,6 +90,7 @@ class Kernel:
         self._memory: GuestMemory = NoMemory()
         self._table = DescriptorTable(descriptors_max)
         self._open = self._table.entries  # the hot path looks up here
+        self.left_call: LeftCall | None = None
 
     # -- guest memory --
 

@@ -18,9 +18,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .abi import Errno, FileType
+from .checking import damaged
 from .sparse import SparseBytes
 from .vfs import Directory, Entry, File, Node, Quota, Stat, WasiError
 
@@ -127,6 +128,9 @@ class MemoryFileSystem:
             held = inode.data.held if isinstance(inode, FileInode) else 0
             held += len(inode.target) if isinstance(inode, SymlinkInode) else 0
             self.quota.charge(-INODE_BYTES - held)
+
+    def path_of(self, node: Node) -> None:
+        """What is open here is known by its inode number, with a name or without."""
 
     def handle(self, inode: Inode) -> Node:
         if isinstance(inode, DirectoryInode):
@@ -404,6 +408,12 @@ class MemoryDirectory(MemoryNode):
 
     def sync(self, data_only: bool) -> None:
         """Nothing outlives the guest's memory: there is nothing to write back."""
+
+    def save_listing(self) -> None:
+        """A cookie says all: a name keeps its own."""
+
+    def restore_listing(self, state: Any) -> None:
+        raise damaged("a listing of a directory that needs none")
 
     def _size(self) -> int:
         return len(self._inode.names)

@@ -10,14 +10,15 @@ across mounts (``EXDEV``). Mounts hang in the private file system only, never in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from sojourn.model.errors import GrantError
 
 from .abi import Errno, FileType
-from .memory_fs import MemoryDirectory, MemoryFileSystem
+from .checking import damaged
+from .memory_fs import ROOT_INO, DirectoryInode, FileInode, Inode, MemoryDirectory, MemoryFileSystem
 from .vfs import Directory, Entry, File, FileSystem, Node, Stat, WasiError
 
 
@@ -108,6 +109,35 @@ class MountTree:
             return self._over.root()
         return MountedDirectory(self, self.private.root())
 
+    def all_mounts(self) -> dict[str, tuple[int, Mount]]:
+        """What is mounted, by guest path, each with the inode number of its placeholder; 0 for what lies over
+        the root, which has none."""
+        found = {mount.guest_path: (ino, mount) for ino, mount in self.mounts.items()}
+        if self._over is not None:
+            found["/"] = 0, Mount("/", self._over)
+        return found
+
+    def replace_placeholders(self, places: Mapping[str, int]) -> None:
+        """The private file system is another one now: in it, each mount has its placeholder at the inode
+        number that ``places`` gives for its guest path.
+
+        Raises:
+            ContextError: what is there cannot be a placeholder.
+        """
+        placed: dict[int, Mount] = {}
+        for mount in self.mounts.values():
+            ino = places[mount.guest_path]
+            inode = self.private.inodes.get(ino)
+            if inode is None or ino in placed or not _can_hold(inode, mount):
+                raise damaged(f"there is no place for {mount.guest_path}")
+            placed[ino] = mount
+        self.mounts.clear()
+        self.mounts.update(placed)
+
+    def open_private(self, inode: DirectoryInode) -> MountedDirectory:
+        """A new handle on a directory of the private file system, which may have no name any more."""
+        return MountedDirectory(self, MemoryDirectory(self.private, inode))
+
     def close(self) -> None:
         for mount in self.mounts.values():
             mount.filesystem.close()
@@ -174,6 +204,12 @@ class MountTree:
 
 def _make_file(parent: MemoryDirectory, name: bytes) -> None:
     parent.open(name, read=False, write=False, create=True, exclusive=True, truncate=False).close()
+
+
+def _can_hold(inode: Inode, mount: Mount) -> bool:
+    if isinstance(inode, DirectoryInode):
+        return mount.name is None and inode.ino != ROOT_INO and inode.nlink > 0 and not inode.names
+    return mount.name is not None and isinstance(inode, FileInode) and inode.nlink > 0
 
 
 def _parts(guest_path: str) -> list[bytes]:
@@ -272,6 +308,12 @@ class MountedDirectory:
 
     def sync(self, data_only: bool) -> None:
         self._inner.sync(data_only)
+
+    def save_listing(self) -> Any:
+        return self._inner.save_listing()
+
+    def restore_listing(self, state: Any) -> None:
+        self._inner.restore_listing(state)
 
     def _mount(self, name: bytes) -> Mount | None:
         ino = self._inner.child(name)

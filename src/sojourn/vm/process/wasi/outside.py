@@ -90,6 +90,8 @@ class Outside(Protocol):
         Raises:
             Stopped: the process is to end.
             LimitReached: waiting used up a limit.
+            Leave: the guest is to be left. Its call will be made again, perhaps much later and elsewhere, so
+                whoever waits has done nothing yet that must not be done twice.
         """
         ...
 
@@ -108,10 +110,11 @@ class ByteQuota:
         Raises:
             LimitReached: there are not so many left.
         """
-        if self.used + amount > self.most:
+        if amount > 0 and self.used + amount > self.most:
             raise LimitReached(self.name)
         self.used += amount
 
     @property
     def left(self) -> int:
-        return self.most - self.used
+        """Never negative, though more may have been used by a process that went on under a lower limit."""
+        return max(0, self.most - self.used)

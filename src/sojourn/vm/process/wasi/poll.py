@@ -3,6 +3,10 @@
 A subscription that cannot be (an unknown clock, a closed descriptor) is an event with that error, at
 once; only a malformed request fails as a whole. Whether a stream is readable is found by reading ahead
 into the descriptor's ``pending``; files are always ready, and so are streams out.
+
+A guest that is left while it waits makes its call again when it goes on. A duration must not begin again
+then, so the call that was left is kept with the time when it began (``LeftCall``), for the next such call
+only, and only if that is the same to the last byte.
 """
 
 from __future__ import annotations
@@ -12,13 +16,14 @@ from dataclasses import dataclass
 
 from .abi import Errno, Rights
 from .descriptors import Descriptor
-from .kernel import U32, Kernel, syscall
-from .outside import Source
+from .kernel import U32, Kernel, LeftCall, syscall
+from .outside import Leave, Source
 from .vfs import WasiError
 
 SUBSCRIPTIONS_MAX = 4096
 _SUBSCRIPTION = struct.Struct("<QB7xI4xQQH6x")
 _EVENT = struct.Struct("<QHB5xQH6x")
+SUBSCRIPTION_BYTES = _SUBSCRIPTION.size
 _CLOCK, _FD_READ, _FD_WRITE = 0, 1, 2
 _REALTIME, _MONOTONIC = 0, 1
 _ABSOLUTE = 1
@@ -51,13 +56,25 @@ class PollCalls(Kernel):
             raise WasiError(Errno.EINVAL)
         wishes = bytes(self.span(subscriptions, _SUBSCRIPTION.size * count))
         out, number = self.span(events, _EVENT.size * count), self.span(result, 4)
-        poll = _Poll(self)
+        arguments = (subscriptions, events, count, result)
+        poll = _Poll(self, self._begun_ns(arguments, wishes))
         for wish in _SUBSCRIPTION.iter_unpack(wishes):
             poll.subscribe(*wish)
-        happened = poll.wait()
+        try:
+            happened = poll.wait()
+        except Leave:
+            self.left_call = LeftCall("poll_oneoff", arguments, wishes, poll.begun_ns)
+            raise
         for index, event in enumerate(happened):
             out[index * _EVENT.size : (index + 1) * _EVENT.size] = event
         U32.pack_into(number, 0, len(happened))
+
+    def _begun_ns(self, arguments: tuple[int, ...], wishes: bytes) -> int:
+        """When this call began, by the monotonic clock: before now, if the guest was left in it."""
+        left, self.left_call = self.left_call, None
+        if left is not None and (left.arguments, left.asked) == (arguments, wishes):
+            return left.begun_ns
+        return self._outside.monotonic_ns()
 
     @syscall
     def sched_yield(self) -> None:
@@ -67,7 +84,8 @@ class PollCalls(Kernel):
 class _Poll:
     """One call's subscriptions and the events that came of them."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, begun_ns: int) -> None:
+        self.begun_ns = begun_ns
         self._kernel = kernel
         self._outside = kernel._outside
         self._clocks: list[_Clock] = []
@@ -90,7 +108,7 @@ class _Poll:
         if flags & ~_ABSOLUTE or clock not in (_REALTIME, _MONOTONIC):
             return Errno.EINVAL
         if not flags & _ABSOLUTE:  # a duration: stepping the real-time clock must not change it
-            clock, timeout = _MONOTONIC, self._outside.monotonic_ns() + timeout
+            clock, timeout = _MONOTONIC, self.begun_ns + timeout
         self._clocks.append(_Clock(userdata, clock, timeout))
         return None
 

@@ -10,18 +10,20 @@ the extra streams; a warm start relies on that order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .abi import Errno, Rights
 from .calls_io import IoCalls
 from .calls_path import DIRECTORY_RIGHTS, FILE_RIGHTS, PathCalls
-from .descriptors import Descriptor, SharedDirectory
+from .descriptors import Descriptor, DescriptorTable, SharedDirectory
 from .kernel import U32, U64, GuestMemory, syscall
 from .mounts import MountTree
 from .outside import ByteQuota, Outside, ProcessExit, Sink, Source
 from .poll import PollCalls
 from .vfs import Directory, WasiError
 
+STANDARD_STREAMS = ("stdin", "stdout", "stderr")
+COUNTED_STREAMS = ("stdout", "stderr")
 RANDOM_BYTES_MAX = 1 << 26
 _RANDOM_CHUNK_BYTES = 1 << 20
 _REALTIME, _MONOTONIC, _PROCESS_CPU, _THREAD_CPU = range(4)
@@ -38,6 +40,7 @@ class System(IoCalls, PathCalls, PollCalls):
         memory: the guest's memory, if it exists already; see ``attach_memory``.
         args: the arguments, the program's name first, without NUL.
         environ: names and values.
+        secrets: those names whose values are never saved.
         preopens: the name the guest is told, and the directory. A directory handle belongs to the system
             from here on; a mount tree stays the caller's, and must be closed after the system.
         output: counts what is written to stdout and stderr.
@@ -62,27 +65,33 @@ class System(IoCalls, PathCalls, PollCalls):
         descriptors_max: int,
         output: ByteQuota,
         extra: Sequence[Source | Sink] = (),
+        secrets: Collection[bytes] = (),
     ) -> None:
         super().__init__(outside, output, descriptors_max)
-        self._args = [arg + b"\0" for arg in args]
-        self._environ = [name + b"=" + value + b"\0" for name, value in environ]
-        assert all(text.count(b"\0") == 1 for text in self._args + self._environ)
+        self.secrets = frozenset(secrets)
+        self.set_texts(args, environ)
+        self.streams: dict[str, Source | Sink] = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        self.streams |= {f"extra {number}": stream for number, stream in enumerate(extra)}
+        self.preopened = [
+            (name, place.filesystem) for name, place in preopens if not isinstance(place, MountTree)
+        ]
         if memory is not None:
             self.attach_memory(memory)
         try:
-            for stream in (stdin, stdout, stderr):
-                number = self._add_stream(stream)
-                self.descriptors[number].counted = stream is not stdin
+            for role in STANDARD_STREAMS:
+                self._add_stream(role)
             for name, place in preopens:
                 self._add_preopen(name, place)
-            self.extra_numbers = tuple(self._add_stream(stream) for stream in extra)
+            self.extra_numbers = tuple(
+                self._add_stream(role) for role in self.streams if role not in STANDARD_STREAMS
+            )
         except BaseException:
             self.close()
             raise
 
-    def _add_stream(self, stream: Source | Sink) -> int:
+    def _add_stream(self, role: str) -> int:
         self._table.need_room()
-        return self._table.add(_stream(stream))
+        return self._table.add(stream_descriptor(role, self.streams[role]))
 
     def _add_preopen(self, name: bytes, place: Directory | MountTree) -> None:
         self._table.need_room()
@@ -98,9 +107,24 @@ class System(IoCalls, PathCalls, PollCalls):
         return self._output.used
 
     @property
+    def output(self) -> ByteQuota:
+        return self._output
+
+    @property
+    def table(self) -> DescriptorTable:
+        return self._table
+
+    @property
     def descriptors(self) -> dict[int, Descriptor]:
         """The open descriptors by number."""
         return self._table.entries
+
+    def set_texts(self, args: Sequence[bytes], environ: Sequence[tuple[bytes, bytes]]) -> None:
+        """The guest's arguments and environment are these."""
+        self.args, self.environ = tuple(args), tuple(environ)
+        self._args = [arg + b"\0" for arg in args]
+        self._environ = [name + b"=" + value + b"\0" for name, value in environ]
+        assert all(text.count(b"\0") == 1 for text in self._args + self._environ)
 
     def close(self) -> None:
         """Close every handle. Doing it twice does nothing."""
@@ -204,10 +228,13 @@ class System(IoCalls, PathCalls, PollCalls):
         raise WasiError(Errno.ENOTSOCK)
 
 
-def _stream(stream: Source | Sink) -> Descriptor:
+def stream_descriptor(role: str, stream: Source | Sink) -> Descriptor:
+    """A descriptor on one of the process's streams."""
     source = hasattr(stream, "read_nowait")
     rights = _STREAM_RIGHTS | (Rights.FD_READ if source else Rights.FD_WRITE)
     descriptor = Descriptor(int(rights), 0)
+    descriptor.role = role
+    descriptor.counted = role in COUNTED_STREAMS
     if source:
         descriptor.source = stream  # type: ignore[assignment]
     else:

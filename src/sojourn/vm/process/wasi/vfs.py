@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .abi import Errno, FileType
 
@@ -138,6 +138,18 @@ class Directory(Node, Protocol):
 
     def sync(self, data_only: bool) -> None: ...
 
+    def save_listing(self) -> Any:
+        """What listings of this handle need besides their cookies, as plain data; None for nothing."""
+        ...
+
+    def restore_listing(self, state: Any) -> None:
+        """Make this handle list what the one listed that ``state`` (not None) was saved of.
+
+        Raises:
+            ContextError: the state is none of a listing.
+        """
+        ...
+
 
 class FileSystem(Protocol):
     """What can be mounted."""
@@ -154,11 +166,19 @@ class FileSystem(Protocol):
         """A new handle on the root directory."""
         ...
 
+    def path_of(self, node: Node) -> bytes | None:
+        """Where the object of an open handle is now: the names from the root, without links; ``b""`` for the
+        root itself. None when it has no name any more."""
+        ...
+
     def close(self) -> None: ...
 
 
 class Quota(Protocol):
-    """Counts the bytes that file systems hold for one guest."""
+    """Counts the bytes that file systems hold for one guest; ``used`` of at most ``most``."""
+
+    used: int
+    most: int
 
     def charge(self, amount: int) -> None:
         """Take ``amount`` bytes (negative gives back). Raises ``LimitReached`` when there are not so many."""
