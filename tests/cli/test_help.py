@@ -77,7 +77,7 @@ def test_completion_knows_files_and_processes(home: Home, monkeypatch: pytest.Mo
             table.insert(
                 ProcessRecord(pid=pid, name="a\x1b[1m", program="", created_s=1.0, host_id="h", os_pid=1)
             )
-    for args in (["kill"], ["logs"], ["inspect"], ["kill", "x"]):
+    for args in (["kill"], ["logs"], ["inspect"], ["kill", "x"], ["fork"], ["resume"], ["evict"]):
         found = complete.get_completions(args, "")
         assert {item.value for item in found} == set(pids)
         assert all("\x1b" not in item.help for item in found)

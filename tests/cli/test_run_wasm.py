@@ -136,6 +136,56 @@ def test_ctrl_c_ends_the_guest(sojourn: Sojourn, runtime_home: Path, tmp_path: P
     assert json.loads(sojourn("inspect", "--json", pid).stdout)["ending"]["reason"] == "interrupted"
 
 
+def test_ctrl_c_twice_is_ctrl_c(sojourn: Sojourn, runtime_home: Path, tmp_path: Path) -> None:
+    process = start(runtime_home, "--name", "ctrl-c twice", module(tmp_path, SPIN))
+    pid = wait_for(sojourn, "ctrl-c twice")
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    process.communicate()
+    assert json.loads(sojourn("inspect", "--json", pid).stdout)["ending"]["reason"] == "interrupted"
+
+
+# A compiler is C code that knows nothing of signals, and goes on for minutes.
+COMPILES_LONG = """
+import hashlib, os, sys
+from sojourn.cli.main import main
+from sojourn.vm.process import compiled
+
+def compile_module(prepared):
+    os.write(2, b"compiling\\n")
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)
+
+compiled.compile_module = compile_module
+sys.argv = ["sojourn", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_program_is_compiled(
+    sojourn: Sojourn, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    home = tmp_path / "fresh"
+    with subprocess.Popen(
+        [sys.executable, "-c", COMPILES_LONG, "run", module(tmp_path, SPIN)],
+        env={**os.environ, "SOJOURN_HOME": str(home)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "compiling\n"
+        process.send_signal(number)
+        try:
+            assert process.wait(30) == status
+        finally:
+            process.kill()
+        assert "Traceback" not in process.stderr.read()
+    (record,) = json.loads(sojourn("ps", "-a", "--json", SOJOURN_HOME=str(home)).stdout)
+    assert (record["state"], record["ending"]["reason"]) == ("killed", "interrupted")
+    assert list((home / "locks").iterdir()) == []
+
+
 def test_another_terminal_can_kill_it(sojourn: Sojourn, runtime_home: Path, tmp_path: Path) -> None:
     process = start(runtime_home, "--name", "to-kill", module(tmp_path, SPIN))
     pid = wait_for(sojourn, "to-kill")

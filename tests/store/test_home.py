@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sojourn.model.errors import StoreError
-from sojourn.store.home import SUBDIRECTORIES, Home, default_path, try_lock
+from sojourn.store.home import SUBDIRECTORIES, Home, default_path, need_space, try_lock
 
 COUNT = """
 import sys
@@ -113,6 +113,13 @@ def test_a_full_disk_is_refused_unless_nothing_is_to_be_written(
     with pytest.raises(StoreError, match="full"):
         Home.open(home.path)
     assert Home.open(home.path, need_space=False) == home
+
+
+def test_too_little_space_is_told_before_the_work(home: Home) -> None:
+    need_space(home.cache, 1, "it")
+    with pytest.raises(StoreError, match="compiling CPython needs 1,000,000,000,000 MB") as caught:
+        need_space(home.cache, 10**18, "compiling CPython")
+    assert "SOJOURN_HOME" in caught.value.hint
 
 
 def test_one_holder_at_a_time_and_the_other_is_told(home: Home) -> None:

@@ -11,7 +11,7 @@ import click
 from sojourn.model.errors import ProcessStateError, UsageError
 from sojourn.model.states import State
 
-from .common import Examples, json_option, print_json
+from .common import Examples, complete_pid, complete_target, json_option, print_json
 
 if TYPE_CHECKING:
     from sojourn.store.home import Home
@@ -31,7 +31,7 @@ sojourn checkpoint k7q2 -o half-way.context
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write a file as well.")
 @json_option
-@click.argument("pid")
+@click.argument("pid", shell_complete=complete_pid)
 def checkpoint(pid: str, output: Path | None, as_json: bool) -> None:
     from sojourn.host.keeping import Keeper
     from sojourn.store.home import Home
@@ -58,7 +58,7 @@ sojourn evict $(sojourn ps --json | jq -r '.[].pid')
     help="Store processes and free their memory; `sojourn resume` goes on with them.",
 )
 @json_option
-@click.argument("pids", nargs=-1, required=True, metavar="PID...")
+@click.argument("pids", nargs=-1, required=True, metavar="PID...", shell_complete=complete_pid)
 def evict(pids: tuple[str, ...], as_json: bool) -> None:
     from sojourn.store.home import Home
 
@@ -87,7 +87,7 @@ sojourn resume $(sojourn fork k7q2)
 )
 @click.option("-n", "count", type=click.IntRange(1, _FORKS_MAX), default=1, help="How many. Default 1.")
 @json_option
-@click.argument("pid")
+@click.argument("pid", shell_complete=complete_pid)
 def fork(pid: str, count: int, as_json: bool) -> None:
     from sojourn.host.embedded import EmbeddedHost
     from sojourn.store.home import Home
@@ -114,7 +114,7 @@ sojourn resume half-way.context
 )
 @click.option("--quiet", is_flag=True, help="No progress, and no word about how it ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stderr.")
-@click.argument("target", metavar="PID|FILE")
+@click.argument("target", metavar="PID|FILE", shell_complete=complete_target)
 def resume(target: str, quiet: bool, as_json: bool) -> None:
     from sojourn.host.embedded import EmbeddedHost
     from sojourn.host.streams import FdSink, FdSource

@@ -112,7 +112,7 @@ def _compiled() -> Finding:
     found = find_python()
     if CompiledModules(Home.open(), Silent()).path(found.module_digest).exists():
         return Finding("compiled runtime", True, "there")
-    seconds = estimate_s(int(0.75 * found.module.stat().st_size))
+    seconds = estimate_s(found.module.stat().st_size)
     about = f"not yet; the first Python program will wait about {seconds or 0:.0f} s for it"
     return Finding("compiled runtime", True, about, "To do it now: sojourn image build")
 

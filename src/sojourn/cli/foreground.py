@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sojourn.host.embedded import EmbeddedHost, HostedProcess
 
 _POLL_S = 0.2
+_PATIENCE_S = 2.0  # a process that was told to end has this long before asking again ends us
 SUSPENDED_STATUS = 148  # as a shell has it for a program that Ctrl-Z stopped
 
 
@@ -97,6 +98,7 @@ class Signals:
         self._kill: Callable[[str], None] | None = None
         self._suspend: Callable[[], None] = lambda: None
         self._reason: str | None = None
+        self._asked_s = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -110,15 +112,18 @@ class Signals:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        if self._reason is not None or self._kill is None:
-            os._exit(128 + number)  # asked twice, or before there is anything to end in order
-        self._end("interrupted" if number == signal.SIGINT else f"signal {signal.Signals(number).name}")
+        if self._kill is None:  # it is being started: that ends in order, and so do we
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        if self._reason is None:
+            self._end("interrupted" if number == signal.SIGINT else f"signal {signal.Signals(number).name}")
+        elif time.monotonic() - self._asked_s > _PATIENCE_S:
+            os._exit(128 + number)
 
     def output_closed(self) -> None:
         self._end("its output is closed")
 
     def _end(self, reason: str) -> None:
-        self._reason = reason
+        self._reason, self._asked_s = reason, time.monotonic()
         if self._kill is not None:
             self._kill(reason)
 

@@ -39,6 +39,7 @@ from .asking import answer, reply_path
 from .keeping import Keeper, Line
 from .requests import LaunchRequest
 from .secrets import find_secret
+from .status import INTERRUPTED
 from .streams import LoggedSink
 
 KEPT_MAX = 1000  # so many ended processes are remembered, with their output
@@ -150,8 +151,7 @@ class EmbeddedHost:
                     process, undo, lambda ended: self.monitor.start(launch, streams, ended), State.STARTING
                 )
             except BaseException as error:
-                reason = str(error) if isinstance(error, SojournError) else f"internal error: {error!r}"
-                self._end_or_warn(process.pid, Ending(State.FAILED, reason=reason.partition("\n")[0]), None)
+                self._end_or_warn(process.pid, _not_started(error), None)
                 raise
 
     def resume(self, pid: str, *, stdin: Source, stdout: Sink, stderr: Sink) -> HostedProcess:
@@ -381,6 +381,14 @@ class EmbeddedHost:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _not_started(error: BaseException) -> Ending:
+    """How a process ended that never ran."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return Ending(State.KILLED, reason=INTERRUPTED)
+    reason = str(error) if isinstance(error, SojournError) else f"internal error: {error!r}"
+    return Ending(State.FAILED, reason=reason.partition("\n")[0])
 
 
 def _log_bytes(folder: Path) -> int:

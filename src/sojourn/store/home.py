@@ -18,6 +18,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -164,6 +165,24 @@ def default_path() -> Path:
     """``$SOJOURN_HOME``, else the place for data that this platform gives a user."""
     named = os.environ.get(VARIABLE)
     return Path(named) if named else platformdirs.user_data_path("sojourn")
+
+
+def need_space(folder: Path, count: int, what: str) -> None:
+    """Find out before long work that there is no room for its result.
+
+    Args:
+        count: bytes.
+        what: the work, for the message.
+
+    Raises:
+        StoreError: less is free where ``folder`` lies.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < count:
+        raise StoreError(
+            f"{what} needs {count / 1e6:,.0f} MB of disk, and {free / 1e6:,.0f} MB are free at {folder}",
+            f"Try: free some space, or set {VARIABLE} to a directory elsewhere",
+        )
 
 
 def _make(path: Path) -> None:

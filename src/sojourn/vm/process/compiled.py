@@ -15,13 +15,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from sojourn.model.errors import ModuleError
 from sojourn.model.progress import Progress
 from sojourn.store.files import verified, write_verified
-from sojourn.store.home import Home
+from sojourn.store.home import Home, need_space
 from sojourn.wasm import instrument
 
 from .engine import (
@@ -33,11 +35,13 @@ from .engine import (
     load_module,
     load_twin,
 )
-from .preparing import VERSION, Facts, Prepared, prepare
+from .preparing import VERSION, Facts, prepare
 from .resuming import ModuleResumer
 
+T = TypeVar("T")
 MODULE_BYTES_MAX = 512 << 20
-_CPU_SECONDS_PER_BYTE = 1.35e-6  # of code, on the machine that _CALIBRATION_S was measured on
+COMPILED_BYTES_PER_BYTE = 6  # compiled code, for a byte of the original module, at most
+_CPU_SECONDS_PER_BYTE = 1.7e-6  # of the runtime, changed and compiled, where _CALIBRATION_S was measured
 _CALIBRATION_S = 0.034
 _STEP_S = 0.2
 _FACTS = ".facts"
@@ -105,9 +109,10 @@ class CompiledModules:
         if len(original) > MODULE_BYTES_MAX:
             raise ModuleError(f"a module of {len(original):,} bytes; the most is {MODULE_BYTES_MAX:,}")
         check_valid(original)
-        prepared: Prepared = prepare(original)
-        with shown(self._progress, f"compiling {what}", lambda: estimate_s(prepared.code_bytes)):
-            module = compile_module(prepared)
+        need_space(self._home.cache, COMPILED_BYTES_PER_BYTE * len(original), f"compiling {what}")
+        with shown(self._progress, f"compiling {what}", lambda: estimate_s(len(original))):
+            prepared = prepare(original)
+            module = apart(lambda: compile_module(prepared))
         write_verified(path.with_suffix(_FACTS), prepared.facts.encode())
         write_verified(path, module.serialize())
         return module
@@ -140,11 +145,11 @@ def _key(digest: str) -> str:
     return f"{digest} {VERSION} {fingerprint()}"
 
 
-def estimate_s(code_bytes: int) -> float | None:
-    """How long compiling will take here: the known cost a byte, scaled by a small module compiled now. None
-    when it is too short to matter."""
+def estimate_s(module_bytes: int) -> float | None:
+    """How long changing and compiling will take here: the known cost a byte, scaled by a small module
+    compiled now. None when it is too short to matter."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    usual = code_bytes * _CPU_SECONDS_PER_BYTE / cpus
+    usual = module_bytes * _CPU_SECONDS_PER_BYTE / cpus
     return usual * (_measure() / _CALIBRATION_S) if usual > 2 else None
 
 
@@ -175,6 +180,21 @@ def _timed(module: bytes) -> float:
     begun = time.process_time()
     compile_module(prepared)
     return time.process_time() - begun
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Do ``work`` on another thread. A signal that comes meanwhile is handled at once, though the compiler
+    does not know of it; what the handler raises ends the wait, and the work goes on unheeded."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="sojourn-compile", daemon=True).start()
+    return done.result()
 
 
 @contextmanager

@@ -53,7 +53,11 @@ class Workers:
             for _ in range(count):
                 self._processes.append(
                     subprocess.Popen(
-                        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+                        command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        env=_environment(),
+                        process_group=0,  # Ctrl-C is for us; a worker ends when its input does
                     )
                 )
         except BaseException:
@@ -96,8 +100,15 @@ class Workers:
             finally:
                 free.put(process)
 
-        with ThreadPoolExecutor(len(self._processes), "sojourn-transform") as pool:
+        pool = ThreadPoolExecutor(len(self._processes), "sojourn-transform")
+        try:
             return list(pool.map(do, spans))
+        except BaseException:  # nobody wants the rest
+            for process in self._processes:
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def runner_for(original: bytes) -> tuple[Callable[..., Iterable[Any]], Callable[[], None]]:
