@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import wasmtime
 
 from sojourn.wasm import base, peel
 from sojourn.wasm.base import make_resumable
 
 from ..wat import wat
-from .living import ENGINE, SUSPEND, Life, Program
+from .living import SUSPEND, Life, Program
+from .worlds import Plain, World
 
 pytestmark = pytest.mark.engine
 
@@ -190,9 +190,9 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
 
 
 def straight(code: bytes, name: str, args: tuple[Any, ...]) -> Any:
-    store = wasmtime.Store(ENGINE)
-    instance = wasmtime.Instance(store, wasmtime.Module(ENGINE, code), [])
-    return instance.exports(store)[name](store, *args)
+    world = World("original")
+    found = Plain(code, world.store, world.externals).call(name, *args)
+    return found[0] if len(found) == 1 else found or None
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,6 +8,17 @@ No index of the original moves; what is new comes after what was there:
 * for each import that may suspend a *wrapper*, which is called in its place and whose frame holds the
   arguments: going on, the call is made again;
 * the save helpers;
+* a *segment function* for each use of a data or element segment by a function that may suspend, so that
+  twins can use it too, and for each ``data.drop`` and ``elem.drop`` (all of these are calls of it), which
+  also notes in a global that the segment is gone;
+* in a module that handles references: a table of all functions whose address is taken, two tables for the
+  references in frames, globals that count what is in these, and for each function whose address is taken
+  by one that may suspend a function that leaves it, for twins: a ``ref.func`` in another module would make
+  a reference that the host could not tell;
+* functions that are never called, for results of reference types that have no null.
+
+An imported function with a wrapper is the wrapper wherever the module takes its address.
+
 * the continuations of large loops (``peel``);
 * if the module is split (``plan``), what its parts are reached by.
 
@@ -20,6 +31,40 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .additions import (
+    CONTROL,
+    CONTROL_PAGES,
+    EXTERNALS,
+    EXTERNALS_COUNT,
+    FRAMES,
+    FUNCTIONS,
+    LOADER_TYPE,
+    PARTS,
+    PENDING,
+    PREFIX,
+    REFERENCES,
+    REFERENCES_COUNT,
+    RESUME,
+    SAVE,
+    TWINS,
+    UNWINDING,
+    Additions,
+    BaseTarget,
+    additions_of,
+    argument_groups,
+    continuation_name,
+    dispatcher_name,
+    drop_name,
+    dropped_global,
+    dropped_name,
+    export_name,
+    segment_name,
+    segment_signature,
+    stand_in_kind,
+    tags_of,
+    taken_name,
+    taken_signature,
+)
 from .binary import (
     FUNCTION,
     GLOBAL,
@@ -32,38 +77,30 @@ from .binary import (
     Reader,
     SectionId,
     UnsupportedFeatureError,
+    invalid_is_malformed,
     uleb,
 )
-from .body import Body, Event, Suspensions, decode
-from .callgraph import Calls, address_taken, calls_of, element_functions, suspensions
-from .emit import Target, dummy, function_code
-from .frames import (
-    Control,
-    Groups,
-    Helper,
-    global_get,
-    global_set,
-    helper_body,
-    i32_const,
-    local_get,
-    save_code,
-    save_helpers,
-    sized,
+from .body import decode
+from .callgraph import Calls, Segment, address_taken, calls_of, suspensions, with_other_functions
+from .emit import FUNCTION_BYTES_MAX, Target, dummy, function_code
+from .events import DROPS, MEMORY_INIT, TABLE_INIT, Body, Suspensions
+from .frames import Control, global_get, global_set, helper_body, i32_const, local_get, save_code, sized
+from .index_spaces import (
+    ANYREF,
+    EXNREF,
+    EXTERNREF,
+    FUNCREF,
+    FuncType,
+    IndexSpaces,
+    family,
+    is_defaultable,
+    is_reference,
 )
-from .index_spaces import I32, FuncType, IndexSpaces, encode_type, sleb_bytes
 from .liveness import liveness
-from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_type
+from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_type, peeled_bytes_max
 from .plan import LOADER_SLOT, Plan, make_plan
 
-RESUMABLE_VERSION = 2  # goes up with every change of what comes out
-PREFIX = "resumable:"
-CONTROL, UNWINDING, SAVE, RESUME, TWINS, PENDING, PARTS = (
-    PREFIX + name for name in ("control", "unwinding", "save", "resume", "twins", "pending", "parts")
-)
-LOADER_TYPE = FuncType((I32,), ())  # of the function in the slot ``LOADER_SLOT``: it takes another slot
-REQUEST = 0  # the address of the request flag in the control memory
-FRAMES = 64  # the address of the first record
-CONTROL_PAGES = 1024
+RESUMABLE_VERSION = 4  # goes up with every change of what comes out
 
 # A continuation (``peel``): its site, what it takes and gives, its code.
 Continuation = tuple[int, Sequence[int], Sequence[int], bytes]
@@ -82,90 +119,18 @@ class Resumable:
         original: the module it was made from.
         code: the base module.
         suspensions: where it may suspend.
-        suspending_imports: the functions that have wrappers, in the order of these.
+        additions: what was added to it.
+        tables: the tables whose entries are state, because its code may change them (or others, for an
+            imported one).
         plan: how it is split; None when it is whole.
     """
 
     original: bytes
     code: bytes
     suspensions: Suspensions
-    suspending_imports: tuple[int, ...]
+    additions: Additions
+    tables: tuple[int, ...]
     plan: Plan | None = None
-
-
-class TypeNumbers:
-    """The types of a module that is being made: those of the original, and more behind them."""
-
-    def __init__(self, count: int) -> None:
-        self._first = count
-        self._more: dict[FuncType, int] = {}
-
-    def index(self, signature: FuncType) -> int:
-        return self._more.setdefault(signature, self._first + len(self._more))
-
-    def block(self, signature: FuncType) -> bytes:
-        if not signature.params and not signature.results:
-            return b"\x40"
-        if not signature.params and len(signature.results) == 1:
-            return encode_type(signature.results[0])
-        return sleb_bytes(self.index(signature))
-
-    def encode(self) -> list[bytes]:
-        return [signature.encode() for signature in self._more]
-
-
-def control_of(spaces: IndexSpaces) -> Control:
-    """Where what we add to a module with these index spaces lies."""
-    first, tables = len(spaces.globals), len(spaces.tables)
-    return Control(len(spaces.memories), first, first + 1, first + 2, tables, first + 3, tables + 1)
-
-
-def tags_of(spaces: IndexSpaces) -> tuple[FuncType, ...]:
-    """The types of a module's exception tags."""
-    return tuple(kind for kind in (spaces.types[index] for index in spaces.tags) if kind is not None)
-
-
-class BaseTarget:
-    """How the base module numbers what code names: as the original, but for imports that have wrappers.
-
-    Attributes:
-        wrappers, helpers: their numbers.
-        dispatchers: for each type of function that has a slot, the number of the one that calls it.
-    """
-
-    moved = False
-
-    def __init__(
-        self, spaces: IndexSpaces, suspending_imports: Sequence[int], plan: Plan | None = None
-    ) -> None:
-        self.control = control_of(spaces)
-        self.types = TypeNumbers(len(spaces.types))
-        first = len(spaces.functions)
-        self.wrappers = {index: first + place for place, index in enumerate(suspending_imports)}
-        first += len(suspending_imports)
-        self.helpers = {key: first + place for place, key in enumerate(save_helpers(bool(spaces.tags)))}
-        first += len(self.helpers)
-        kinds = sorted({spaces.functions[function] for function in plan.slots}) if plan else []
-        self.dispatchers = {kind: first + place for place, kind in enumerate(kinds)}
-        self._encoded = {key: uleb(index) for key, index in self.helpers.items()}
-
-    def function(self, index: int) -> bytes:
-        return uleb(self.wrappers.get(index, index))
-
-    def helper(self, key: Helper) -> bytes:
-        found = self._encoded.get(key)
-        if found is None:  # an exception reference in a module without a tag: it can only be null or foreign
-            raise UnsupportedFeatureError("an exception reference in a module without tags")
-        return found
-
-    def block(self, signature: FuncType) -> bytes:
-        return self.types.block(signature)
-
-    def type_index(self, signature: FuncType) -> int:
-        return self.types.index(signature)
-
-    def segment(self, event: Event) -> bytes:
-        raise AssertionError("in the base module segment instructions stay as they are")
 
 
 @dataclass(frozen=True)
@@ -174,20 +139,21 @@ class BodyTask:
 
     Attributes:
         functions: their numbers; a span is of places in it.
-        forced: functions that name an import with a wrapper without calling it.
+        forced: functions that name an import with a wrapper without calling it, or drop a segment.
     """
 
     code: bytes
     starts: Sequence[int]
     spaces: IndexSpaces
     suspensions: Suspensions
-    suspending_imports: tuple[int, ...]
+    additions: Additions
     functions: Sequence[int]
     forced: frozenset[int]
 
     def __call__(self, span: tuple[int, int]) -> Bodies:
-        target = BaseTarget(self.spaces, self.suspending_imports)
-        return [self._body(function, target) for function in self.functions[span[0] : span[1]]]
+        target = BaseTarget(self.spaces, self.additions)
+        with invalid_is_malformed():
+            return [self._body(function, target) for function in self.functions[span[0] : span[1]]]
 
     def _body(self, function: int, target: BaseTarget) -> tuple[bytes, Sequence[int], Sequence[Continuation]]:
         index = function - self.spaces.functions_imported
@@ -203,6 +169,9 @@ def body_and_continuations(
 ) -> tuple[bytes, Sequence[int], Sequence[Continuation]]:
     """A body of ``size`` bytes for the base module or a part, and the continuations of its loops."""
     code, hints = function_code(body, target)
+    if peeled_bytes_max(body, len(code)) > FUNCTION_BYTES_MAX:
+        feature = "loops so deep that going on takes more code than engines allow"
+        raise UnsupportedFeatureError(feature, body.function)
     if size <= CONTINUATION_BYTES_MIN:
         return sized(code), hints, []
     kind = continuation_type(body)
@@ -226,7 +195,8 @@ class ScanTask:
     imported: int
 
     def __call__(self, span: tuple[int, int]) -> list[Calls]:
-        return [calls_of(self.code, self.starts[function - self.imported]) for function in range(*span)]
+        with invalid_is_malformed():
+            return [calls_of(self.code, self.starts[function - self.imported]) for function in range(*span)]
 
 
 def analysed(
@@ -240,7 +210,11 @@ def analysed(
 ) -> Body:
     """A body decoded, with the live locals of its sites."""
     body = decode(spaces, suspensions, function, code, start, relocate=relocate)
-    liveness(body.events)
+    everything = (1 << len(body.locals)) - 1
+    for index, kind in enumerate(body.locals):
+        if kind > 0xFF and not is_defaultable(kind):
+            everything ^= 1 << index
+    liveness(body.events, everything)
     return body
 
 
@@ -256,6 +230,7 @@ def make_resumable(
     *,
     inert: bool = False,
     deferred: Sequence[Sequence[int]] = (),
+    everywhere: bool = False,
 ) -> Resumable:
     """Make the base module of ``original``, which must be valid.
 
@@ -264,11 +239,24 @@ def make_resumable(
         run: does a task for each of several ranges of functions, in order; may use other processes.
         inert: leave all code as it is, so that it can never be left: what the rest costs is measured against.
         deferred: the functions of each part that is to be made later (``plan``, ``parts``).
+        everywhere: for tests: whether every function polls at its entry, whether that is needed or not.
 
     Raises:
         MalformedModuleError: not a module, or one with names that are ours.
         UnsupportedFeatureError: something in it cannot be made resumable.
     """
+    with invalid_is_malformed():
+        return _make_resumable(original, suspends, run, inert, deferred, everywhere)
+
+
+def _make_resumable(
+    original: bytes,
+    suspends: Callable[[Import], bool],
+    run: Runner,
+    inert: bool,
+    deferred: Sequence[Sequence[int]],
+    everywhere: bool,
+) -> Resumable:
     module = Module.parse(original)
     taken = next((name for name, _, _ in module.exports() if name.startswith(PREFIX)), None)
     if taken is not None:
@@ -285,21 +273,39 @@ def make_resumable(
     spans = [(begin + first, end + first) for begin, end in spans_of(starts, first, defined)]
     calls = [call for part in run(ScanTask(code, starts, first), spans) for call in part]
     where = (
-        Suspensions(*map(bytes, _nothing(spaces))) if inert else suspensions(module, spaces, calls, imports)
+        Suspensions(*map(bytes, _nothing(spaces)))
+        if inert
+        else suspensions(module, spaces, calls, imports, everywhere=everywhere)
     )
-    forced = frozenset(index for index, call in enumerate(calls, first) if set(call.taken) & set(imports))
+    tables = {*range(spaces.tables_imported), *(table for call in calls for table in call.tables)}
+    if any(table >= len(spaces.tables) for table in tables):
+        raise MalformedModuleError("a table that does not exist", 0)
+    additions = additions_of(module, spaces, calls, where, imports, bool(tables), bool(deferred))
+    refused = [item for item in spaces.globals if item.mutable and _is_object(item.type, spaces)]
+    refused += [spaces.tables[table] for table in tables if _is_object(spaces.tables[table].element, spaces)]
+    if refused:
+        raise UnsupportedFeatureError("a reference to an object or exception in a global or table")
+    forced = frozenset(
+        index
+        for index, call in enumerate(calls, first)
+        if any(kind in DROPS for kind, _, _ in call.segments) or set(call.taken) & set(imports)
+    )
     plan = None
     if deferred:
         plan = make_plan(spaces, code, starts, calls, where, address_taken(module), deferred)
-    target = BaseTarget(spaces, imports, plan)
+    target = BaseTarget(spaces, additions, plan)
     resident = [index for index in defined if index not in plan.owners] if plan else defined
-    bodies = BodyTask(code, starts, spaces, where, imports, resident, forced)
+    bodies = BodyTask(code, starts, spaces, where, additions, resident, forced)
     made = [body for part in run(bodies, spans_of(starts, first, resident)) for body in part]
     if plan:
         made = _with_stubs(spaces, target, plan, dict(zip(resident, made, strict=True)))
     named = set(plan.exported) if plan else _named(calls, where, spaces)
     base = _assemble(module, spaces, target, made, named, plan)
-    return Resumable(original, base, where, imports, plan)
+    return Resumable(original, base, where, additions, tuple(sorted(tables)), plan)
+
+
+def _is_object(kind: int, spaces: IndexSpaces) -> bool:
+    return is_reference(kind) and family(kind, spaces.types) in (ANYREF, EXNREF)
 
 
 def _nothing(spaces: IndexSpaces) -> tuple[int, int, int, int]:
@@ -365,27 +371,28 @@ def _dispatcher(spaces: IndexSpaces, target: BaseTarget, kind: int) -> bytes:
 
 
 def _named(calls: Sequence[Calls], where: Suspensions, spaces: IndexSpaces) -> set[int]:
-    """The functions that twins may name: what functions that can suspend call or take the address of."""
+    """The functions that twins may name: what functions that can suspend call."""
     found: set[int] = set()
     for function, call in enumerate(calls, spaces.functions_imported):
         if where.functions[function]:
-            found.update(call.functions, call.taken)
+            found.update(call.functions)
     return found
 
 
 def _assemble(
-    module: Module,
-    spaces: IndexSpaces,
-    target: BaseTarget,
-    made: Bodies,
-    named: set[int],
-    plan: Plan | None,
+    module: Module, spaces: IndexSpaces, target: BaseTarget, made: Bodies, named: set[int], plan: Plan | None
 ) -> bytes:
     tags, control = tags_of(spaces), target.control
     own = [_wrapper(spaces, target, index) for index in target.wrappers]
     own += [helper_body(control, key, tags, target) for key in target.helpers]
+    own += [_segment_body(spaces, target, key) for key in target.segments]
+    own += [sized(b"\0\0\x0b")] * len(target.stand_ins)
+    own += [sized(b"\0" + target.reference(index) + b"\x0b") for index in target.taken]
     kinds = [spaces.functions[index] for index in target.wrappers]
     kinds += [target.types.index(key.signature()) for key in target.helpers]
+    kinds += [target.types.index(segment_signature(spaces, key)) for key in target.segments]
+    kinds += [stand_in_kind(target.types, heap) for heap in target.stand_ins]
+    kinds += [target.types.index(taken_signature(spaces, index)) for index in target.taken]
     own += [_dispatcher(spaces, target, kind) for kind in target.dispatchers]
     kinds += target.dispatchers
     first = len(spaces.functions) + len(own)
@@ -396,24 +403,48 @@ def _assemble(
             kinds.append(target.types.index(FuncType(tuple(params), tuple(results))))
             names.append(continuation_name(function, site))
     module.append_to(SectionId.FUNCTION, [uleb(kind) for kind in kinds])
-    tables = [b"\x70\0\0"] + ([b"\x70\0" + uleb(plan.slots_count)] if plan else [])
-    module.append_to(SectionId.TABLE, tables)
+    _rewrite_references(module, target)
+    _add_tables(module, target, plan)
     module.append_to(SectionId.MEMORY, [b"\x01" + uleb(CONTROL_PAGES) * 2])
     zero, frames = (b"\x7f\x01" + i32_const(value) + b"\x0b" for value in (0, FRAMES))
-    module.append_to(SectionId.GLOBAL, [zero, frames, frames] + ([zero] if plan else []))
+    more = len(control.references) + target.split + len(target.additions.drops)
+    module.append_to(SectionId.GLOBAL, [zero, frames, frames, *[zero] * more])
     module.replace(
         SectionId.CODE, b"".join([uleb(len(made) + len(own)), *(code for code, _, _ in made), *own])
     )
     module.append_to(SectionId.TYPE, target.types.encode())
-    _rewrite_references(module, target)
-    module.append_to(SectionId.EXPORT, _exports(module, spaces, target, named))
-    module.append_to(
-        SectionId.EXPORT, [export(name, FUNCTION, index) for index, name in enumerate(names, first)]
-    )
+    entries = [export(name, FUNCTION, index) for index, name in enumerate(names, first)]
     if plan:
-        module.append_to(SectionId.EXPORT, _exports_for_parts(target))
+        entries += _exports_for_parts(target)
+    module.append_to(SectionId.EXPORT, _exports(module, spaces, target, named) + entries)
     add_hints(module, made, spaces.functions_imported)
     return module.encode()
+
+
+def _add_tables(module: Module, target: BaseTarget, plan: Plan | None) -> None:
+    tables = [b"\x70\0\0"]
+    if target.additions.references:
+        functions = target.additions.functions
+        tables += [b"\x70\0" + uleb(len(functions)), b"\x70\0\0", b"\x6f\0\0"]
+        entries = uleb(len(functions)) + b"".join(map(target.function, functions))
+        where = b"\x02" + uleb(target.control.functions) + i32_const(0) + b"\x0b\0"
+        module.append_to(SectionId.ELEMENT, [where + entries])
+    if plan:
+        tables.append(b"\x70\0" + uleb(plan.slots_count))
+    module.append_to(SectionId.TABLE, tables)
+
+
+def _segment_body(spaces: IndexSpaces, target: BaseTarget, key: Segment) -> bytes:
+    kind, segment, name = key
+    params = b"".join(local_get(place) for place in range(len(segment_signature(spaces, key).params)))
+    code = bytes([kind >> 8]) + uleb(kind & 0xFF)
+    if kind in DROPS:
+        code += uleb(segment) + i32_const(1) + global_set(dropped_global(target, key))
+    elif kind in (MEMORY_INIT, TABLE_INIT):
+        code += uleb(segment) + uleb(name)
+    else:
+        code += uleb(name) + uleb(segment)
+    return sized(b"\0" + params + code + b"\x0b")
 
 
 def _wrapper(spaces: IndexSpaces, target: BaseTarget, index: int) -> bytes:
@@ -422,17 +453,9 @@ def _wrapper(spaces: IndexSpaces, target: BaseTarget, index: int) -> bytes:
     function = target.wrappers[index]
     call = b"".join(local_get(place) for place in range(len(kind.params))) + b"\x10" + uleb(index)
     leave = global_get(target.control.unwinding) + b"\x04\x40"
-    save = b"".join(save_code(target, function, 0, argument_groups(kind)))
-    dummies = b"".join(dummy(result, function) for result in kind.results)
+    save = b"".join(save_code(target, function, 0, argument_groups(spaces, index)))
+    dummies = b"".join(dummy(target, result, function) for result in kind.results)
     return sized(b"\0" + call + leave + save + dummies + b"\x0f\x0b\x0b")
-
-
-def argument_groups(kind: FuncType) -> Groups:
-    """What the frame of a wrapper holds: its parameters."""
-    groups: Groups = {}
-    for place, param in enumerate(kind.params):
-        groups.setdefault(param, []).append(place)
-    return groups
 
 
 def _exports(module: Module, spaces: IndexSpaces, target: BaseTarget, named: set[int]) -> list[bytes]:
@@ -443,12 +466,17 @@ def _exports(module: Module, spaces: IndexSpaces, target: BaseTarget, named: set
         (SAVE, GLOBAL, control.save),
         (RESUME, GLOBAL, control.resume),
         (TWINS, TABLE, control.twins),
+        *_state_exports(target),
         *((export_name(MEMORY, index), MEMORY, index) for index in range(len(spaces.memories))),
         *((export_name(TABLE, index), TABLE, index) for index in range(len(spaces.tables))),
         *((export_name(GLOBAL, index), GLOBAL, index) for index in range(len(spaces.globals))),
         *((export_name(TAG, index), TAG, index) for index in range(len(spaces.tags))),
     ]
-    functions = (named - target.wrappers.keys()) | {*target.wrappers.values(), *target.helpers.values()}
+    functions = named - target.wrappers.keys()
+    for added in (target.wrappers, target.helpers, target.stand_ins):
+        functions |= set(added.values())
+    entries += [(segment_name(key), FUNCTION, index) for key, index in target.segments.items()]
+    entries += [(taken_name(function), FUNCTION, index) for function, index in target.taken.items()]
     entries += [(export_name(FUNCTION, index), FUNCTION, index) for index in sorted(functions)]
     start = module.remove(SectionId.START)
     if start is not None:
@@ -456,25 +484,25 @@ def _exports(module: Module, spaces: IndexSpaces, target: BaseTarget, named: set
     return [export(*entry) for entry in entries]
 
 
+def _state_exports(target: BaseTarget) -> list[tuple[str, int, int]]:
+    found = [(dropped_name(key), GLOBAL, dropped_global(target, key)) for key in target.additions.drops]
+    found += [(drop_name(key), FUNCTION, target.segments[key]) for key in target.additions.drops]
+    control = target.control
+    if control.references:
+        found.append((FUNCTIONS, TABLE, control.functions))
+        for names, kind in (
+            ((REFERENCES, REFERENCES_COUNT), FUNCREF),
+            ((EXTERNALS, EXTERNALS_COUNT), EXTERNREF),
+        ):
+            for name, what, index in zip(names, (TABLE, GLOBAL), control.references[kind], strict=True):
+                found.append((name, what, index))
+    return found
+
+
 def _exports_for_parts(target: BaseTarget) -> list[bytes]:
     entries = [(PENDING, GLOBAL, target.control.pending), (PARTS, TABLE, target.control.parts)]
     entries += [(dispatcher_name(kind), FUNCTION, index) for kind, index in target.dispatchers.items()]
     return [export(*entry) for entry in entries]
-
-
-def dispatcher_name(kind: int) -> str:
-    """Under which name parts find the dispatcher for a type."""
-    return f"{PREFIX}d{kind}"
-
-
-def export_name(kind: int, index: int) -> str:
-    """Under which name twins find an item of the base module."""
-    return f"{PREFIX}{'ftmge'[kind]}{index}"
-
-
-def continuation_name(function: int, site: int) -> str:
-    """Under which name twins find the continuation for a loop."""
-    return f"{PREFIX}c{function}.{site}"
 
 
 def export(name: str, kind: int, index: int) -> bytes:
@@ -491,8 +519,11 @@ def _rewrite_references(module: Module, target: BaseTarget) -> None:
     ]
     if exports:
         module.replace(SectionId.EXPORT, uleb(len(exports)) + b"".join(exports))
-    if any(index in target.wrappers for functions in element_functions(module) for index in functions):
-        raise UnsupportedFeatureError("a table that holds an imported function that may suspend")
+    if target.wrappers:
+        for number in (SectionId.ELEMENT, SectionId.GLOBAL, SectionId.TABLE):
+            rewritten = with_other_functions(module, number, target.wrappers)
+            if rewritten is not None:
+                module.replace(number, rewritten)
 
 
 def add_hints(module: Module, made: Bodies, imported: int) -> None:

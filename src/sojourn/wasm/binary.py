@@ -9,6 +9,7 @@ a well-formed module is *valid* is for the engine to say.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -22,6 +23,16 @@ class MalformedModuleError(ValueError):
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(f"{message} (at byte {offset})")
         self.offset = offset
+
+
+@contextmanager
+def invalid_is_malformed() -> Iterator[None]:
+    """What reads a module takes it to be valid. One that is not, and names what it does not have or takes
+    what is not on its stack, fails a look-up: that is its fault, not ours."""
+    try:
+        yield
+    except (LookupError, OverflowError) as error:
+        raise MalformedModuleError(f"the module is not valid ({type(error).__name__})", 0) from error
 
 
 class UnsupportedFeatureError(ValueError):

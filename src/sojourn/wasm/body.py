@@ -22,7 +22,6 @@ The module must be valid. For one that is not the result is an error or a module
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from .binary import MalformedModuleError, Reader, UnsupportedFeatureError
 from .effects import (
@@ -40,30 +39,56 @@ from .effects import (
     UNARY,
     atomic_effect,
     bulk_effect,
+    gc_effect,
     vector_effect,
 )
+from .events import (
+    BLOCK,
+    BR,
+    BR_IF,
+    BR_ON_CAST,
+    BR_ON_NON_NULL,
+    BR_ON_NULL,
+    BR_TABLE,
+    CALL,
+    CALL_INDIRECT,
+    CALL_REF,
+    DEAD,
+    DROPS,
+    ELSE,
+    END,
+    ENTRY,
+    IF,
+    LOOP,
+    MEMORY_INIT,
+    NO_VALUES,
+    REF_FUNC,
+    RETURN,
+    RETURN_CALL,
+    RETURN_CALL_INDIRECT,
+    RETURN_CALL_REF,
+    SEGMENT_KINDS,
+    TABLE_INIT,
+    THROW,
+    THROW_REF,
+    TRY_TABLE,
+    UNREACHABLE,
+    Body,
+    Event,
+    Suspensions,
+)
 from .index_spaces import (
-    EXNREF,
-    FUNCREF,
     I32,
     I64,
-    REF,
-    REF_NULL,
     FuncType,
     IndexSpaces,
+    heap_type,
+    is_defaultable,
     read_type,
+    reference_type,
     sleb,
 )
 from .instructions import skip_instruction
-
-# Kinds of events: the opcode, or one of these.
-ENTRY, DEAD = -1, -2
-UNREACHABLE, BLOCK, LOOP, IF, ELSE, THROW, THROW_REF, END = 0x00, 0x02, 0x03, 0x04, 0x05, 0x08, 0x0A, 0x0B
-BR, BR_IF, BR_TABLE, RETURN = 0x0C, 0x0D, 0x0E, 0x0F
-CALL, CALL_INDIRECT, RETURN_CALL, RETURN_CALL_INDIRECT, CALL_REF, RETURN_CALL_REF = range(0x10, 0x16)
-TRY_TABLE, REF_FUNC, BR_ON_NULL, BR_ON_NON_NULL = 0x1F, 0xD2, 0xD5, 0xD6
-MEMORY_INIT, DATA_DROP, TABLE_INIT, ELEM_DROP = 0xFC08, 0xFC09, 0xFC0C, 0xFC0D
-SEGMENT_KINDS = (MEMORY_INIT, DATA_DROP, TABLE_INIT, ELEM_DROP)
 
 COPIED = 0x100  # the mark in the type of a value that a slot holds as well
 _PLAIN = ~COPIED
@@ -71,103 +96,7 @@ _PLAIN = ~COPIED
 LOCALS_MAX = 50_000  # what engines allow
 MASKS_BYTES_MAX = 256 << 20  # bits of liveness that one function may take
 HELD_MAX = 1 << 22  # values under sites, over all sites of one function
-
-
-class Event:
-    """One point of interest in a body.
-
-    Attributes:
-        kind: the opcode (that of a segment instruction with its prefix), ``ENTRY`` or ``DEAD``.
-        start, end: where the instruction lies in the code; equal for ``ENTRY``.
-        use, define: the locals read before written, and written, since the event before, as bit masks.
-        live: for a site, the locals that are live when it is entered again (set by ``liveness``).
-        copy: values to be copied into slots before the instruction: (height of the first, their types,
-            types of the operands that lie above them), or None.
-        held: for a site, the types of the operand stack that must be there again.
-        site: its number, or -1.
-        has_site: for an opener of a block, whether there is a site inside.
-        opener: for ``END`` and ``ELSE``, the event that opened the block; None for the function's own end.
-        close, other: for an opener, the positions of its ``END`` and its ``ELSE`` in the events; other is
-            -1 without.
-        base: for an opener, the height of the stack under its parameters.
-        signature: of the block or the callee.
-        labels: the depths that a branch names, or those of the catch clauses.
-        callee: the function, type or segment index that an instruction names.
-        detail: what else it names: the table of an indirect call, the catch clauses as (kind, tag).
-    """
-
-    __slots__ = (
-        *("base", "callee", "close", "copy", "define", "detail", "end", "has_site", "held", "kind", "labels"),
-        *("live", "opener", "other", "signature", "site", "start", "use"),
-    )
-
-    def __init__(self, kind: int, start: int, end: int, use: int, define: int) -> None:
-        self.kind = kind
-        self.start = start
-        self.end = end
-        self.use = use
-        self.define = define
-        self.live = 0
-        self.copy: tuple[int, tuple[int, ...], tuple[int, ...]] | None = None
-        self.held: tuple[int, ...] = ()
-        self.site = -1
-        self.has_site = False
-        self.opener: Event | None = None
-        self.close = self.other = -1
-        self.base = 0
-        self.signature = _NO_VALUES
-        self.labels: tuple[int, ...] = ()
-        self.callee = -1
-        self.detail: tuple[tuple[int, int], ...] | int = 0
-
-
-_NO_VALUES = FuncType((), ())
 _FLOATS = (CONST_8, CONST_4)
-
-
-@dataclass(frozen=True, slots=True)
-class Suspensions:
-    """Which calls may suspend, and where polls are.
-
-    Attributes:
-        functions: for each function, not zero if a call of it may come back unwinding.
-        types: for each type, not zero if an indirect call of that type may.
-        entries: for each function, not zero if it polls at its entry.
-        loops: for each function, not zero if it polls at the head of each of its loops.
-    """
-
-    functions: Sequence[int]
-    types: Sequence[int]
-    entries: Sequence[int]
-    loops: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A decoded function body.
-
-    Attributes:
-        function: its index.
-        code: the bytes that all positions refer to.
-        locals: the types of all locals, parameters first.
-        params: how many of them are parameters.
-        declared: the encoded groups of declared locals, without their count, and that count.
-        first, end: the extent of the instructions in ``code``; the last one is the function's ``end``.
-        events: in the order of the code; the first is ``ENTRY``.
-        sites: the events that are sites, by number.
-        slots: the local index of each (height, type).
-    """
-
-    function: int
-    code: bytes
-    locals: tuple[int, ...]
-    params: int
-    declared: tuple[int, bytes]
-    first: int
-    end: int
-    events: list[Event]
-    sites: list[Event]
-    slots: dict[tuple[int, int], int]
 
 
 def decode(
@@ -229,6 +158,7 @@ class _Decoder:
             *(self.function, self.code, self.locals, len(self.signature.params)),
             *(self.declared, self.first, self.end),
             *(self.events, self.sites, self.slots),
+            self.spaces,
         )
 
     def _walk(self, p: int) -> int:  # noqa: C901 - one loop, thirty million turns for a large module
@@ -334,6 +264,7 @@ class _Decoder:
     def _event(self, kind: int, start: int, end: int, use: int, define: int) -> Event:
         event = Event(kind, start, end, use, define)
         self.events.append(event)
+        event.outer = self.control[-1] if self.control else None
         if len(self.events) * len(self.locals) > MASKS_BYTES_MAX * 8:
             raise UnsupportedFeatureError("more locals and blocks than there is room for", self.function)
         return event
@@ -353,8 +284,11 @@ class _Decoder:
         event.signature, event.labels, event.detail = signature, labels, detail
         params = signature.params
         event.base = base = len(stack) - len(params)
+        if base < 0:
+            raise IndexError
         event.copy = self._copy(base, params + above)
         stack[base:] = params  # in a loop they change, and elsewhere nothing is lost
+        event.loops = self.control[-1].loops + (opcode == LOOP)
         self.control.append(event)
         if opcode == LOOP and self.suspensions.loops[self.function]:
             self._slots(base, params)
@@ -366,7 +300,7 @@ class _Decoder:
         code = self.code
         first = code[p]
         if first == 0x40:
-            return _NO_VALUES, p + 1
+            return NO_VALUES, p + 1
         if first & 0xC0 == 0x40:  # a value type: a negative number of one byte, or the start of a reference
             reader = Reader(code, p)
             return FuncType((), (read_type(reader),)), reader.pos
@@ -390,6 +324,7 @@ class _Decoder:
             label, p = _leb(self.code, p)
             clauses.append((kind, tag))
             labels.append(label)
+        self._check(labels)
         return tuple(labels), tuple(clauses), p
 
     def _else(self, opcode: int, start: int, use: int, define: int) -> int:
@@ -421,9 +356,11 @@ class _Decoder:
             for _ in range(count + 1):
                 label, p = _leb(code, p)
                 labels.append(label)
+            self._check(labels)
             self._event(opcode, start, p, use, define).labels = tuple(labels)
             return self._dead(p)
         label, p = _leb(code, p)
+        self._check((label,))
         self._event(opcode, start, p, use, define).labels = (label,)
         if opcode == BR:
             return self._dead(p)
@@ -431,6 +368,10 @@ class _Decoder:
         if opcode == BR_ON_NULL:
             self.stack.append(_not_null(kind))
         return p
+
+    def _check(self, labels: Sequence[int]) -> None:
+        if labels and max(labels) >= len(self.control):
+            raise MalformedModuleError(f"function {self.function}: a label that does not exist", self.first)
 
     def _leave(self, opcode: int, start: int, use: int, define: int) -> int:
         """return, unreachable, throw, throw_ref."""
@@ -475,10 +416,12 @@ class _Decoder:
                 table, p = _leb(self.code, p)
                 above = (self.spaces.tables[table].index,)
             else:
-                above = (REF_NULL | callee << 9,)
+                above = (reference_type(callee, null=True),)
         stack = self.stack
         above = signature.params + above
         under = len(stack) - len(above)
+        if under < 0:
+            raise IndexError
         if suspends or (self.relocate and opcode == CALL):
             event = self._event(opcode, start, p, use, define)
             event.signature, event.callee, event.detail = signature, callee, table
@@ -491,7 +434,7 @@ class _Decoder:
     def _ref_func(self, opcode: int, start: int, use: int, define: int) -> int:
         callee, p = _leb(self.code, start + 1)
         self._event(opcode, start, p, use, define).callee = callee
-        self.stack.append(REF | self.spaces.functions[callee] << 9)
+        self.stack.append(reference_type(self.spaces.functions[callee], null=False))
         return p
 
     # -- instructions without control flow that are not in the tables -----------------------------------
@@ -529,8 +472,7 @@ class _Decoder:
         stack, reader = self.stack, Reader(self.code, start + 1, self.end)
         if opcode == 0xD0:  # ref.null
             heap = sleb(reader, 33)
-            short = {-0x10: FUNCREF, -0x11: 0x6F, -0x17: EXNREF}.get(heap)
-            stack.append(short if short is not None else REF_NULL | (heap & (1 << 33) - 1) << 9)
+            stack.append(reference_type(heap, null=True))
         elif opcode == 0xD1:  # ref.is_null
             stack[-1] = I32
         elif opcode == 0xD3:  # ref.eq
@@ -548,7 +490,7 @@ class _Decoder:
         effect = bulk_effect(sub)
         if effect is not None:
             kind = 0xFC00 | sub
-            if self.relocate and kind in SEGMENT_KINDS:
+            if kind in DROPS or (self.relocate and kind in SEGMENT_KINDS):
                 self._segment_event(kind, start, reader.pos, use, define)
             _apply(stack, effect)
         elif sub in (19, 20, 21, 22):  # wide arithmetic
@@ -566,6 +508,39 @@ class _Decoder:
         if kind in (MEMORY_INIT, TABLE_INIT):
             event.detail = reader.uleb()
 
+    def _gc(self, _opcode: int, start: int, use: int, define: int) -> int:
+        """Structures, arrays, casts."""
+        reader = Reader(self.code, start, self.end)
+        names = Reader(self.code, start + 1, self.end)
+        sub = names.uleb()
+        skip_instruction(reader)
+        if sub in (24, 25):
+            return self._branch_on_cast(0xFB00 | sub, names, (start, reader.pos, use, define))
+        if self.relocate and 0xFB00 | sub in SEGMENT_KINDS:
+            event = self._event(0xFB00 | sub, start, reader.pos, use, define)
+            event.detail, event.callee = names.uleb(), names.uleb()
+            names = Reader(self.code, start + 2, self.end)
+        taken, left = gc_effect(sub, names, self.spaces.composites)
+        stack = self.stack
+        if sub in (26, 27):  # any.convert_extern and back: null or not, as before
+            null = is_defaultable(stack[-1] & _PLAIN)
+            left = reference_type(-0x12 if sub == 26 else -0x11, null=null)
+        _apply(stack, (taken, left))
+        return reader.pos
+
+    def _branch_on_cast(self, kind: int, names: Reader, where: tuple[int, int, int, int]) -> int:
+        flags, label = names.byte(), names.uleb()
+        source, wanted = sleb(names, 33), sleb(names, 33)
+        self._check((label,))
+        event = self._event(kind, *where)
+        event.labels = (label,)
+        if kind == BR_ON_CAST:  # it goes on with what was not of the type; null went, if it may be null
+            left = reference_type(source, null=bool(flags & 1) and not flags & 2)
+        else:
+            left = reference_type(wanted, null=bool(flags & 2))
+        self.stack[-1] = left
+        return event.end
+
     def _vector(self, opcode: int, start: int, _use: int, _define: int) -> int:
         reader = Reader(self.code, start, self.end)
         sub = Reader(self.code, start + 1, self.end).uleb()
@@ -582,7 +557,6 @@ class _Decoder:
 
 _FEATURES = {
     **dict.fromkeys((0x06, 0x07, 0x09, 0x18, 0x19), "an exception instruction of the old proposal"),
-    0xFB: "an instruction of garbage collection",
 }
 
 Handler = Callable[[_Decoder, int, int, int, int], int]
@@ -599,6 +573,7 @@ for _opcodes, _handler in (
     ((0x01, 0x1A, 0x1B, 0x1C, *range(0x23, 0x27), 0x3F, 0x40), _Decoder._plain),
     ((0xD0, 0xD1, 0xD3, 0xD4), _Decoder._reference),
     ((0xFC,), _Decoder._bulk),
+    ((0xFB,), _Decoder._gc),
     ((0xFD, 0xFE), _Decoder._vector),
 ):
     for _opcode in _opcodes:
@@ -617,12 +592,7 @@ def _apply(stack: list[int], effect: tuple[int, int]) -> None:
 
 def _not_null(kind: int) -> int:
     """The type of a reference that was found not to be null."""
-    kind &= _PLAIN
-    if kind & 0xFF == REF and kind >= 0x100:
-        return kind
-    if kind < 0x100:  # a short reference type is (ref null ht), its byte the heap type
-        return REF | ((kind - 0x80) & (1 << 33) - 1) << 9
-    return REF | kind >> 9 << 9
+    return reference_type(heap_type(kind & _PLAIN), null=False)
 
 
 def _read_locals(reader: Reader, params: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, bytes]]:

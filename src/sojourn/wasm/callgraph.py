@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from .binary import FUNCTION, MalformedModuleError, Module, Reader, SectionId
-from .body import REF_FUNC, Suspensions
-from .index_spaces import FuncType, IndexSpaces, read_type
+from .binary import FUNCTION, MalformedModuleError, Module, Reader, SectionId, uleb
+from .events import REF_FUNC, TRY_TABLE, Suspensions
+from .index_spaces import EXNREF, FUNCREF, FuncType, IndexSpaces, is_reference, read_type
 from .instructions import instructions, skip_instruction
 
 # One match passes over a run of instructions that name no function and open no loop, and ends behind the one
@@ -51,18 +52,50 @@ _SCAN = re.compile(
     + rb")?",
     re.DOTALL,
 )
+_GIVE_REFERENCES = frozenset((0x25, 0xD0, 0xFB))  # table.get, ref.null, all of garbage collection
+_GC_SEGMENTS = frozenset((9, 10, 18, 19))  # array.new_data, new_elem, init_data, init_elem
 _CALLS, _REFERENCES = (0x10, 0x12), (0x11, 0x13, 0x14, 0x15)
+
+
+Segment = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What one body calls: functions, types of indirect calls, functions whose address it takes; has it a
-    loop?"""
+    """What one body names that matters beyond it.
+
+    Attributes:
+        functions: the functions that it calls.
+        types: the types that it calls indirectly.
+        taken: the functions whose address it takes.
+        loops: whether it has a loop.
+        references: whether it can get hold of a reference other than an exception's.
+        tries: whether it has a ``try_table``.
+        tables: the tables whose entries it may change.
+        segments: the uses of data and element segments, as (kind of instruction, segment, what else it
+            names).
+    """
 
     functions: tuple[int, ...]
     types: tuple[int, ...]
     taken: tuple[int, ...]
     loops: bool
+    references: bool = False
+    tries: bool = False
+    tables: tuple[int, ...] = ()
+    segments: tuple[Segment, ...] = ()
+
+    @classmethod
+    def of(cls, plain: Sequence[Any]) -> Calls:
+        """From the plain data that ``dataclasses.astuple`` makes of one."""
+        functions, types, taken, loops, references, tries, tables, segments = plain
+        found = tuple([(kind, segment, name) for kind, segment, name in segments])
+        return cls(
+            *(tuple(functions), tuple(types), tuple(taken), loops),
+            *(references, tries),
+            tables=tuple(tables),
+            segments=found,
+        )
 
 
 def calls_of(code: bytes, start: int) -> Calls:
@@ -70,9 +103,10 @@ def calls_of(code: bytes, start: int) -> Calls:
     reader = Reader(code, start)
     size = reader.uleb()
     reader.end = reader.pos + size
+    other = _Others()
     for _ in range(reader.count()):
         reader.uleb()
-        read_type(reader)
+        other.local(read_type(reader))
     functions: set[int] = set()
     types: set[int] = set()
     taken: set[int] = set()
@@ -101,8 +135,57 @@ def calls_of(code: bytes, start: int) -> Calls:
                 types.add(Reader(code, position + 1).uleb())
             elif opcode == REF_FUNC:
                 taken.add(Reader(code, position + 1).uleb())
+                other.references = True
+            else:
+                other.see(opcode, Reader(code, position + 1))
             position = reader.pos
-    return Calls(tuple(functions), tuple(types), tuple(taken), loops)
+    return Calls(
+        *(tuple(sorted(functions)), tuple(sorted(types)), tuple(sorted(taken)), loops),
+        *(other.references, other.tries, tuple(sorted(other.tables)), tuple(sorted(other.segments))),
+    )
+
+
+class _Others:
+    """The rarer instructions of a body."""
+
+    def __init__(self) -> None:
+        self.references = False
+        self.tries = False
+        self.tables: set[int] = set()
+        self.segments: set[Segment] = set()
+
+    def local(self, kind: int) -> None:
+        """Take note of a local's type."""
+        if is_reference(kind):
+            self.references |= kind != EXNREF
+            self.tries |= kind == EXNREF
+
+    def see(self, opcode: int, reader: Reader) -> None:
+        """Take note of the instruction whose immediates begin at ``reader``."""
+        if opcode in _GIVE_REFERENCES:
+            self.references = True
+        elif opcode == TRY_TABLE:
+            self.tries = True
+        elif opcode == 0x26:  # table.set
+            self.tables.add(reader.uleb())
+        elif opcode == 0xFC:
+            self._bulk(reader.uleb(), reader)
+        if opcode == 0xFB:
+            sub = reader.uleb()
+            if sub in _GC_SEGMENTS:
+                kind, segment = reader.uleb(), reader.uleb()
+                self.segments.add((0xFB00 | sub, segment, kind))
+
+    def _bulk(self, sub: int, reader: Reader) -> None:
+        if sub in (8, 12):  # memory.init, table.init
+            segment, where = reader.uleb(), reader.uleb()
+            self.segments.add((0xFC00 | sub, segment, where))
+            if sub == 12:
+                self.tables.add(where)
+        elif sub in (9, 13):  # data.drop, elem.drop
+            self.segments.add((0xFC00 | sub, reader.uleb(), 0))
+        elif sub in (14, 15, 17):  # table.copy, table.grow, table.fill
+            self.tables.add(reader.uleb())
 
 
 def _number(encoded: bytes) -> int:
@@ -166,29 +249,95 @@ def element_functions(module: Module) -> Iterator[list[int]]:
 
 def element_segment(reader: Reader) -> list[int]:
     """Pass over one element segment; the functions that it names."""
-    flags = reader.uleb()
-    if flags > 7:
-        raise MalformedModuleError(f"an element segment with unknown flags {flags}", reader.pos)
-    passive, explicit, expressions = flags & 1, flags & 2, flags & 4
-    if not passive:
-        if explicit:
-            reader.uleb()
-        for _ in instructions(reader):
-            pass
-    if flags & 3:
-        if expressions:
-            read_type(reader)
-        else:
-            reader.byte()
-    if expressions:
+    if _segment_header(reader):
         return [index for _ in range(reader.count()) for index in expression_functions(reader)]
     return [reader.uleb() for _ in range(reader.count())]
 
 
+def with_other_functions(module: Module, number: int, others: Mapping[int, int]) -> bytes | None:
+    """A section of elements, globals or tables with other functions in the place of some; None if it names
+    none of these.
+
+    A function's number may be longer than the one that it replaces: none of these sections holds sizes.
+    """
+    payload = module.section(number)
+    places = [
+        (start, end, others[index])
+        for start, end, index in _function_places(payload, number)
+        if index in others
+    ]
+    parts: list[bytes | memoryview] = []
+    position = 0
+    for start, end, index in places:
+        parts += (payload[position:start], uleb(index))
+        position = end
+    return b"".join([*parts, payload[position:]]) if places else None
+
+
+def _function_places(payload: bytes | memoryview, number: int) -> Iterator[tuple[int, int, int]]:
+    """Where a section of elements, globals or tables names functions: (start, end, index)."""
+    reader = Reader(payload)
+    for _ in range(reader.count()):
+        if number == SectionId.GLOBAL:
+            read_type(reader)
+            reader.byte()
+        elif number == SectionId.TABLE:
+            initialised = bytes(reader.data[reader.pos : reader.pos + 2]) == b"\x40\0"
+            if initialised:
+                reader.skip(2)
+            _table_type(reader)
+            if not initialised:
+                continue
+        elif not _segment_header(reader):
+            for _ in range(reader.count()):
+                start = reader.pos
+                index = reader.uleb()
+                yield start, reader.pos, index
+            continue
+        for _ in range(reader.count() if number == SectionId.ELEMENT else 1):
+            for opcode, offset in instructions(reader):
+                if opcode == REF_FUNC:
+                    named = Reader(payload, offset + 1)
+                    index = named.uleb()
+                    yield offset + 1, named.pos, index
+
+
+def _segment_header(reader: Reader) -> bool:
+    """Pass over what comes before an element segment's entries; whether they are expressions."""
+    flags = reader.uleb()
+    if flags > 7:
+        raise MalformedModuleError(f"an element segment with unknown flags {flags}", reader.pos)
+    if not flags & 1:
+        if flags & 2:
+            reader.uleb()
+        for _ in instructions(reader):
+            pass
+    if flags & 3:
+        if flags & 4:
+            read_type(reader)
+        else:
+            reader.byte()
+    return bool(flags & 4)
+
+
 def signatures(types: Sequence[FuncType | None]) -> list[int]:
-    """For each type, the number of its structure: equal for types that an indirect call cannot tell apart."""
+    """For each type, a number: equal for types that an indirect call cannot tell apart.
+
+    All references count as one, so that a type has the number of its subtypes, and of the same type written
+    with other indices.
+    """
     numbers: dict[FuncType | None, int] = {}
-    return [numbers.setdefault(kind, len(numbers)) for kind in types]
+    return [numbers.setdefault(kind and _without_references(kind), len(numbers)) for kind in types]
+
+
+def _without_references(kind: FuncType) -> FuncType:
+    if not any(map(is_reference, kind.params + kind.results)):
+        return kind
+    params, results = (
+        tuple([FUNCREF if is_reference(value) else value for value in values])
+        for values in (kind.params, kind.results)
+    )
+    return FuncType(params, results)
 
 
 class _Graph:
@@ -204,6 +353,8 @@ class _Graph:
             if function >= self.functions:
                 raise MalformedModuleError(f"function {function} does not exist", 0)
             members[numbers[spaces.functions[function]]].append(function)
+        if any(kind >= len(numbers) for call in calls for kind in call.types):
+            raise MalformedModuleError("a call of a type that does not exist", 0)
         self.starts = array("q", [0])
         self.targets = array("q")
         for _ in range(spaces.functions_imported):
@@ -275,12 +426,18 @@ class _Graph:
 
 
 def suspensions(
-    module: Module, spaces: IndexSpaces, calls: Sequence[Calls], suspending_imports: Collection[int]
+    module: Module,
+    spaces: IndexSpaces,
+    calls: Sequence[Calls],
+    suspending_imports: Collection[int],
+    *,
+    everywhere: bool = False,
 ) -> Suspensions:
-    """Where a module may suspend. ``calls`` are those of its defined functions, in order."""
+    """Where a module may suspend. ``calls`` are those of its defined functions, in order; ``everywhere``:
+    every function polls at its entry."""
     graph = _Graph(spaces, calls, address_taken(module))
     functions = graph.functions
-    cut = graph.cuts()
+    cut = set(range(spaces.functions_imported, functions)) if everywhere else graph.cuts()
     loops = bytearray(spaces.functions_imported) + bytes(call.loops for call in calls)
     own = {index for index, yes in enumerate(loops) if yes} | set(suspending_imports) | cut
     suspending = graph.callers(own)

@@ -8,9 +8,10 @@ appendix A.7.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from .index_spaces import F32, F64, I32, I64, V128
+from .binary import MalformedModuleError, Reader
+from .index_spaces import F32, F64, I32, I64, V128, Composite, reference_type, sleb
 
 # How the decoder treats an opcode.
 LOCAL_GET, LOCAL_SET, LOCAL_TEE, BINARY, UNARY, LOAD, STORE, CONST_LEB, CONST_4, CONST_8, OTHER = range(11)
@@ -87,6 +88,49 @@ _VECTOR_TO_I32 = frozenset((21, 22, 24, 25, 27, 83, 99, 100, 131, 132, 163, 164,
 _VECTOR_TO = {29: I64, 31: F32, 33: F64}
 _VECTOR_STORES = frozenset((11, 88, 89, 90, 91))
 _VECTOR_LAST = 275
+
+
+def gc_effect(sub: int, names: Reader, composites: Mapping[int, Composite]) -> tuple[int, int]:
+    """For opcodes behind 0xFB that do not branch; ``names`` is at their immediates."""
+    if sub in _GC_FIXED:
+        return _GC_FIXED[sub]
+    heap = sleb(names, 33)
+    if sub in (20, 21):  # ref.test
+        return 1, I32
+    if sub in (22, 23):  # ref.cast
+        return 1, reference_type(heap, null=sub == 23)
+    kind = composites.get(heap)
+    if kind is None:
+        raise MalformedModuleError(f"type {heap} is no structure or array", names.pos)
+    made = reference_type(heap, null=False)
+    if sub == 0:  # struct.new
+        return len(kind.fields), made
+    if sub == 2:  # struct.get
+        field = names.uleb()
+        if field >= len(kind.fields):
+            raise MalformedModuleError(f"type {heap} has no field {field}", names.pos)
+        return 1, kind.fields[field]
+    if sub == 8:  # array.new_fixed
+        return names.uleb(), made
+    if sub == 11:  # array.get
+        return 2, kind.fields[0]
+    return {1: 0, 6: 2, 7: 1, 9: 2, 10: 2}[sub], made
+
+
+# get_s, get_u, set, len, fill, copy, init; conversions (body.py knows their types); i31
+_GC_FIXED = {
+    **dict.fromkeys((3, 4, 15, 29, 30), (1, I32)),
+    **dict.fromkeys((12, 13), (2, I32)),
+    5: (2, 0),
+    14: (3, 0),
+    16: (4, 0),
+    17: (5, 0),
+    18: (4, 0),
+    19: (4, 0),
+    26: (1, 0),
+    27: (1, 0),
+    28: (1, reference_type(-0x14, null=False)),
+}
 
 
 def vector_effect(sub: int) -> tuple[int, int]:

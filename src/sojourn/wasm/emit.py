@@ -43,15 +43,19 @@ from itertools import accumulate
 from typing import Protocol
 
 from .binary import UnsupportedFeatureError, uleb
-from .body import (
+from .events import (
     BLOCK,
     BR,
     BR_IF,
+    BR_ON_CAST,
+    BR_ON_CAST_FAIL,
     BR_ON_NON_NULL,
     BR_ON_NULL,
     BR_TABLE,
     CALL,
+    DATA_DROP,
     DEAD,
+    ELEM_DROP,
     ELSE,
     END,
     ENTRY,
@@ -74,6 +78,7 @@ from .frames import (
     i32_const,
     local_get,
     local_set,
+    null,
     save_code,
 )
 from .index_spaces import (
@@ -81,11 +86,10 @@ from .index_spaces import (
     F64,
     I32,
     I64,
-    REF_NULL,
     V128,
     encode_type,
     is_defaultable,
-    is_reference,
+    nullable,
     sleb_bytes,
 )
 
@@ -99,7 +103,8 @@ _DUMMIES = {
     F64: b"\x44" + bytes(8),
     V128: b"\xfd\x0c" + bytes(16),
 }
-_BRANCHES = frozenset((BR, BR_IF, BR_TABLE, BR_ON_NULL, BR_ON_NON_NULL))
+_CASTS = (BR_ON_CAST, BR_ON_CAST_FAIL)
+_BRANCHES = frozenset((BR, BR_IF, BR_TABLE, BR_ON_NULL, BR_ON_NON_NULL, *_CASTS))
 _OPENERS = frozenset((BLOCK, LOOP, IF, TRY_TABLE))
 _IF, _END_CODE, _RETURN = b"\x04\x40", b"\x0b", b"\x0f"
 
@@ -120,18 +125,28 @@ class Target(Helpers, Types, Protocol):
         """The number, encoded, of a function of the original."""
         ...
 
-    def segment(self, event: Event) -> bytes:
-        """The instruction that does what a segment instruction of the original does."""
+    def reference(self, index: int) -> bytes:
+        """Code that leaves the address of a function of the original."""
+        ...
+
+    def segment(self, event: Event, code: bytes) -> bytes:
+        """What does the work of an instruction (encoded: ``code``) that names a segment of the original."""
+        ...
+
+    def results(self, kinds: tuple[int, ...]) -> tuple[int, ...]:
+        """What a function that has these results returns here."""
+        ...
+
+    def stand_in(self, kind: int, function: int) -> bytes:
+        """Code that leaves some reference of a type that has no null, for ``function`` to return."""
         ...
 
 
-def dummy(kind: int, function: int) -> bytes:
+def dummy(target: Target, kind: int, function: int) -> bytes:
     """A constant of a type, to be returned by a function that is being left."""
     if kind in _DUMMIES:
         return _DUMMIES[kind]
-    if not is_reference(kind) or not is_defaultable(kind):
-        raise UnsupportedFeatureError("a result that can never be null", function)
-    return b"\xd0" + (bytes([kind]) if kind < 0x100 else encode_type(kind)[1:])
+    return null(kind) if is_defaultable(kind) else target.stand_in(kind, function)
 
 
 class Emitter:
@@ -153,8 +168,8 @@ class Emitter:
         self.labels: list[int] = []  # for each block of the original around this point, its depth here
         self.depth = 0
         self._code = body.code
-        results = body.events[0].signature.results
-        self._leave = b"".join(dummy(kind, body.function) for kind in results) + _RETURN + _END_CODE
+        results = target.results(body.events[0].signature.results)
+        self._leave = b"".join(dummy(target, kind, body.function) for kind in results) + _RETURN + _END_CODE
         control = target.control
         self._test = global_get(control.unwinding)
         self._poll = i32_const(0) + b"\xfe\x10\x42" + uleb(control.memory) + b"\0"
@@ -190,10 +205,12 @@ class Emitter:
 
     def _instruction(self, event: Event) -> None:
         kind = event.kind
-        if kind in (CALL, RETURN_CALL, REF_FUNC):
+        if kind == REF_FUNC:
+            self.parts.append(self.target.reference(event.callee))
+        elif kind in (CALL, RETURN_CALL):
             self.parts += (bytes([kind]), self.target.function(event.callee))
         elif kind in SEGMENT_KINDS:
-            self.parts.append(self.target.segment(event))
+            self.parts.append(self.target.segment(event, self._code[event.start : event.end]))
         elif self.relabel and kind in _BRANCHES:
             self._branch(event)
         else:
@@ -229,6 +246,14 @@ class Emitter:
         return b"\x1f" + block_type + uleb(len(clauses)) + b"".join(clauses)
 
     def _branch(self, event: Event) -> None:
+        if event.kind in _CASTS:
+            code = self._code[event.start : event.end]
+            start = code.index(event.kind & 0xFF, 1) + 2  # behind the number of the instruction, and flags
+            label_end = start + 1
+            while code[label_end - 1] > 127:
+                label_end += 1
+            self.parts += (code[:start], self._label(event.labels[0]), code[label_end:])
+            return
         self.parts.append(bytes([event.kind]))
         if event.kind == BR_TABLE:
             self.parts.append(uleb(len(event.labels) - 1))
@@ -270,7 +295,7 @@ class Emitter:
         self.parts.append(self._leave)
 
 
-_ALWAYS = frozenset((DEAD, REF_FUNC))
+_ALWAYS = frozenset((DEAD, REF_FUNC, DATA_DROP, ELEM_DROP))
 _MOVED = _ALWAYS | {CALL, RETURN_CALL, *SEGMENT_KINDS}
 
 
@@ -286,7 +311,7 @@ def _type_end(event: Event, code: bytes) -> int:
 
 def slot_kinds(body: Body) -> list[int]:
     """The types of the slots, in their order; a local that has no value at first takes null as well."""
-    return [kind if is_defaultable(kind) else REF_NULL | kind >> 9 << 9 for _, kind in body.slots]
+    return [nullable(kind) for _, kind in body.slots]
 
 
 def slot_declarations(body: Body) -> tuple[int, bytes]:

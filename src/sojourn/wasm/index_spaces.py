@@ -2,12 +2,13 @@
 
 Imported items come first in each space, as the specification numbers them. A value type is an ``int``: the
 byte of the binary format for numbers, vectors and the short reference types, and for ``(ref null? ht)`` the
-byte (0x63 or 0x64) with the heap type above bit 9 (bit 8 is left free for whoever wants a mark).
+byte (0x63 or 0x64) with bit 9 set and the heap type above it (bit 8 is left free for whoever wants a mark).
 ``encode_type`` is the way back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .binary import (
@@ -27,9 +28,12 @@ from .binary import (
 from .instructions import skip_expression
 
 I32, I64, F32, F64, V128 = 0x7F, 0x7E, 0x7D, 0x7C, 0x7B
-FUNCREF, EXTERNREF, EXNREF = 0x70, 0x6F, 0x69
+FUNCREF, EXTERNREF, EXNREF, ANYREF = 0x70, 0x6F, 0x69, 0x6E
+I31REF, STRUCTREF, ARRAYREF = 0x6C, 0x6B, 0x6A
 REF_NULL, REF = 0x63, 0x64
-_HEAP_SHIFT = 9
+_FAMILIES = {0x70: FUNCREF, 0x73: FUNCREF, 0x6F: EXTERNREF, 0x72: EXTERNREF, 0x69: EXNREF, 0x74: EXNREF}
+_LONG = 0x200  # in the number of a type that is not one byte long
+_HEAP_SHIFT = 10
 _HEAP_MASK = (1 << 33) - 1
 
 _SUB, _SUB_FINAL, _REC = 0x50, 0x4F, 0x4E
@@ -48,6 +52,14 @@ class FuncType:
 
     def encode(self) -> bytes:
         return bytes([_FUNC]) + _vector(self.params) + _vector(self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A structure or array type: the storage types of its fields; an array has one."""
+
+    array: bool
+    fields: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,7 @@ class IndexSpaces:
 
     Attributes:
         types: by type index; ``None`` for one that is no function type.
+        composites: the types of structures and arrays, by type index.
         functions: the type index of each function, imported ones first.
         functions_imported: how many of them are imported.
         memory_types: the encoded type of each memory, beside ``memories``.
@@ -89,6 +102,8 @@ class IndexSpaces:
     globals: tuple[Global, ...]
     globals_imported: int
     tags: tuple[int, ...]
+    composites: dict[int, Composite]
+    tables_imported: int
 
     @classmethod
     def of(cls, module: Module) -> IndexSpaces:
@@ -97,7 +112,8 @@ class IndexSpaces:
         Raises:
             MalformedModuleError: a declaration is cut short, or names what is not there.
         """
-        types = read_types(module)
+        declared = read_types(module)
+        types = [kind if isinstance(kind, FuncType) else None for kind in declared]
         spaces = _Spaces(len(types))
         reader = Reader(module.section(SectionId.IMPORT))
         for _ in range(reader.count()):
@@ -105,6 +121,7 @@ class IndexSpaces:
             reader.skip(reader.uleb())
             spaces.imported(reader)
         functions_imported, globals_imported = len(spaces.functions), len(spaces.globals)
+        tables_imported = len(spaces.tables)
         spaces.defined(module)
         for index in spaces.functions + spaces.tags:
             if types[index] is None:
@@ -119,6 +136,8 @@ class IndexSpaces:
             tuple(spaces.globals),
             globals_imported,
             tuple(spaces.tags),
+            {index: kind for index, kind in enumerate(declared) if isinstance(kind, Composite)},
+            tables_imported,
         )
 
     def signature(self, function: int) -> FuncType:
@@ -209,7 +228,7 @@ def read_type(reader: Reader) -> int:
     """One value type (or storage type) as an ``int``."""
     kind = reader.byte()
     if kind in (REF_NULL, REF):
-        return kind | (sleb(reader, 33) & _HEAP_MASK) << _HEAP_SHIFT
+        return kind | _LONG | (sleb(reader, 33) & _HEAP_MASK) << _HEAP_SHIFT
     return kind
 
 
@@ -230,6 +249,34 @@ def is_reference(kind: int) -> bool:
 def is_defaultable(kind: int) -> bool:
     """Whether a local of this type has a value before anything is written to it."""
     return kind & 0xFF != REF or kind < 0x100
+
+
+def heap_type(kind: int) -> int:
+    """What a reference type refers to: a type index, or a negative number for an abstract heap type."""
+    if kind < 0x100:
+        return kind - 0x80
+    heap = kind >> _HEAP_SHIFT
+    return heap - (1 << 33) if heap >> 32 else heap
+
+
+def reference_type(heap: int, *, null: bool) -> int:
+    """The reference type with this heap type; the short form where there is one."""
+    if null and heap < 0:
+        return heap + 0x80
+    return (REF_NULL if null else REF) | _LONG | (heap & _HEAP_MASK) << _HEAP_SHIFT
+
+
+def nullable(kind: int) -> int:
+    """The type of the same references and null."""
+    return kind if is_defaultable(kind) else reference_type(heap_type(kind), null=True)
+
+
+def family(kind: int, types: Sequence[FuncType | None]) -> int:
+    """The top of a reference type's hierarchy: ``FUNCREF``, ``EXTERNREF``, ``EXNREF`` or ``ANYREF``."""
+    heap = heap_type(kind)
+    if heap < 0:
+        return _FAMILIES.get(heap + 0x80, ANYREF)
+    return FUNCREF if heap < len(types) and types[heap] is not None else ANYREF
 
 
 def sleb(reader: Reader, bits: int) -> int:
@@ -256,10 +303,10 @@ def sleb_bytes(value: int) -> bytes:
     return bytes(out)
 
 
-def read_types(module: Module) -> list[FuncType | None]:
+def read_types(module: Module) -> list[FuncType | Composite]:
     """The module's types in the order of their indices, those of recursive groups one by one."""
     reader = Reader(module.section(SectionId.TYPE))
-    found: list[FuncType | None] = []
+    found: list[FuncType | Composite] = []
     for _ in range(reader.count()):
         if reader.data[reader.pos : reader.pos + 1] == bytes([_REC]):
             reader.byte()
@@ -271,7 +318,7 @@ def read_types(module: Module) -> list[FuncType | None]:
     return found
 
 
-def _read_subtype(reader: Reader) -> FuncType | None:
+def _read_subtype(reader: Reader) -> FuncType | Composite:
     kind = reader.byte()
     if kind in (_SUB, _SUB_FINAL):
         for _ in range(reader.count()):
@@ -280,15 +327,16 @@ def _read_subtype(reader: Reader) -> FuncType | None:
     if kind == _FUNC:
         return FuncType(_read_values(reader), _read_values(reader))
     if kind == _STRUCT:
-        for _ in range(reader.count()):
-            read_type(reader)
-            reader.byte()
-        return None
+        return Composite(False, tuple([_read_field(reader) for _ in range(reader.count())]))
     if kind == _ARRAY:
-        read_type(reader)
-        reader.byte()
-        return None
+        return Composite(True, (_read_field(reader),))
     raise MalformedModuleError(f"a type of unknown form {kind:#x}", reader.pos)
+
+
+def _read_field(reader: Reader) -> int:
+    kind = read_type(reader)
+    reader.byte()
+    return kind
 
 
 def _read_values(reader: Reader) -> tuple[int, ...]:

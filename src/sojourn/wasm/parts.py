@@ -13,32 +13,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .base import (
+from .additions import (
     PARTS,
     PENDING,
-    TWINS,
+    Additions,
     BaseTarget,
+    TypeNumbers,
+    continuation_name,
+    dispatcher_name,
+    export_name,
+    segment_name,
+    segment_signature,
+    stand_in_kind,
+    tags_of,
+    taken_name,
+    taken_signature,
+)
+from .base import (
     Bodies,
     Resumable,
     Runner,
-    TypeNumbers,
     add_hints,
     analysed,
     body_and_continuations,
-    continuation_name,
-    control_of,
-    dispatcher_name,
     export,
-    export_name,
     serially,
     spans_of,
     stub,
-    tags_of,
 )
-from .binary import FUNCTION, GLOBAL, TABLE, Module, SectionId, UnsupportedFeatureError, uleb
-from .body import Event, Suspensions
+from .binary import FUNCTION, GLOBAL, TABLE, Module, SectionId, uleb
+from .events import Event, Suspensions
 from .frames import Helper, i32_const
-from .index_spaces import FuncType, IndexSpaces
+from .index_spaces import FuncType, IndexSpaces, heap_type
 from .plan import Part, Plan
 from .twins import import_entry, shared_imports
 
@@ -56,9 +62,10 @@ class PartTarget:
 
     moved = True
 
-    def __init__(self, spaces: IndexSpaces, imports: Sequence[int], plan: Plan | None, part: Part) -> None:
-        base = BaseTarget(spaces, imports, plan)
-        self.control = control_of(spaces)
+    def __init__(self, spaces: IndexSpaces, additions: Additions, plan: Plan | None, part: Part) -> None:
+        self.base = base = BaseTarget(spaces, additions, plan)
+        self.control = base.control
+        self._spaces = spaces
         self.types = TypeNumbers(len(spaces.types))
         self.imports: list[tuple[str, int]] = []
         numbers: dict[int, int] = {}
@@ -66,8 +73,20 @@ class PartTarget:
             name = export_name(FUNCTION, base.wrappers.get(function, function))
             numbers[function] = self._import(name, spaces.functions[function])
         self._helpers = {
-            key: uleb(self._import(export_name(FUNCTION, index), self.types.index(key.signature())))
+            key: self._added(export_name(FUNCTION, index), key.signature())
             for key, index in base.helpers.items()
+        }
+        self._segments = {
+            key: self._added(segment_name(key), segment_signature(spaces, key)) for key in base.segments
+        }
+        self._stand_ins = {
+            heap: self._import(export_name(FUNCTION, index), stand_in_kind(self.types, heap))
+            for heap, index in base.stand_ins.items()
+        }
+        self._taken = {
+            function: self._added(taken_name(function), taken_signature(spaces, function))
+            for function in part.borrowed
+            if function in base.taken
         }
         kinds = sorted({spaces.functions[function] for function in part.elsewhere})
         self.dispatchers: Mapping[int, int] = {
@@ -78,6 +97,9 @@ class PartTarget:
             numbers.setdefault(function, number)
         self._numbers = {function: uleb(number) for function, number in numbers.items()}
 
+    def _added(self, name: str, signature: FuncType) -> bytes:
+        return uleb(self._import(name, self.types.index(signature)))
+
     def _import(self, name: str, kind: int) -> int:
         self.imports.append((name, kind))
         return len(self.imports) - 1
@@ -86,10 +108,19 @@ class PartTarget:
         return self._numbers[index]
 
     def helper(self, key: Helper) -> bytes:
-        found = self._helpers.get(key)
-        if found is None:
-            raise UnsupportedFeatureError("an exception reference in a module without tags")
-        return found
+        return self._helpers[key]
+
+    def reference(self, index: int) -> bytes:
+        return b"\x10" + self._taken[index]
+
+    def results(self, kinds: tuple[int, ...]) -> tuple[int, ...]:
+        return kinds
+
+    def stand_in(self, kind: int, function: int) -> bytes:
+        heap = heap_type(kind)
+        if heap in self._stand_ins:
+            return b"\xd2" + uleb(self._stand_ins[heap])
+        return self.base.stand_in(kind, function)
 
     def block(self, signature: FuncType) -> bytes:
         return self.types.block(signature)
@@ -97,8 +128,9 @@ class PartTarget:
     def type_index(self, signature: FuncType) -> int:
         return self.types.index(signature)
 
-    def segment(self, event: Event) -> bytes:
-        raise AssertionError("functions that use segments are in the base")
+    def segment(self, event: Event, code: bytes) -> bytes:
+        name = event.detail if isinstance(event.detail, int) else 0
+        return b"\x10" + self._segments[event.kind, event.callee, name]
 
 
 @dataclass(frozen=True)
@@ -109,11 +141,11 @@ class PartTask:
     starts: Sequence[int]
     spaces: IndexSpaces
     suspensions: Suspensions
-    suspending_imports: tuple[int, ...]
+    additions: Additions
     part: Part
 
     def __call__(self, span: tuple[int, int]) -> Bodies:
-        target = PartTarget(self.spaces, self.suspending_imports, None, self.part)
+        target = PartTarget(self.spaces, self.additions, None, self.part)
         tags = tags_of(self.spaces)
         made: Bodies = []
         for function in self.part.functions[span[0] : span[1]]:
@@ -141,11 +173,11 @@ def make_part(resumable: Resumable, number: int, run: Runner = serially) -> byte
     original = Module.parse(resumable.original)
     spaces = IndexSpaces.of(original)
     code, starts = original.bodies()
-    imports = resumable.suspending_imports
-    task = PartTask(bytes(code), starts, spaces, resumable.suspensions, imports, part)
+    additions = resumable.additions
+    task = PartTask(bytes(code), starts, spaces, resumable.suspensions, additions, part)
     spans = spans_of(starts, spaces.functions_imported, part.functions)
     made = [body for bodies in run(task, spans) for body in bodies]
-    target = PartTarget(spaces, imports, plan, part)
+    target = PartTarget(spaces, additions, plan, part)
     return _assemble(original, spaces, target, plan, part, made)
 
 
@@ -164,10 +196,9 @@ def _assemble(
             bodies.append(code)
     module = Module()
     imports = [import_entry(name, FUNCTION, uleb(kind)) for name, kind in target.imports]
-    twins = import_entry(TWINS, TABLE, b"\x70\0\0")
     parts = import_entry(PARTS, TABLE, b"\x70\0" + uleb(plan.slots_count))
     pending = import_entry(PENDING, GLOBAL, b"\x7f\x01")
-    imports += shared_imports(spaces, [twins, parts], [pending])
+    imports += shared_imports(spaces, target.base, [parts], [pending])
     module.replace(SectionId.TYPE, bytes(original.section(SectionId.TYPE)))
     module.append_to(SectionId.TYPE, target.types.encode())
     module.replace(SectionId.IMPORT, uleb(len(imports)) + b"".join(imports))
@@ -181,7 +212,7 @@ def _assemble(
 
 def _elements(target: PartTarget, part: Part, places: Mapping[int, int]) -> bytes:
     """What fills the slots, and the declaration that the addresses of imports are taken."""
-    segments = [_DECLARED + _functions(range(len(part.borrowed)))]
+    segments = [_DECLARED + _functions(range(target.first))]
     if part.slotted:
         where = uleb(target.control.parts) + i32_const(part.first_slot) + b"\x0b\0"
         segments.append(_ACTIVE + where + _functions([places[function] for function in part.slotted]))

@@ -28,40 +28,64 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .binary import uleb
-from .body import ENTRY, LOOP, TRY_TABLE, Body, Event
 from .emit import Emitter, Target, slot_declarations, slot_kinds
+from .events import ENTRY, LOOP, TRY_TABLE, Body, Event
 from .frames import Layouts, global_get, i32_const, load_code, local_get, local_set
-from .index_spaces import FuncType, encode_type, is_defaultable
+from .index_spaces import (
+    FuncType,
+    IndexSpaces,
+    encode_type,
+    family,
+    heap_type,
+    is_defaultable,
+    is_reference,
+    sleb_bytes,
+)
 
 CONTINUATION_BYTES_MIN = 8 << 10  # of a loop
+CONTINUATION_LOOPS_MAX = 4  # around it and itself: each is in the continuation once more
 _CONTINUATION_VALUES_MAX = 256
 _END, _BLOCK, _RETURN_CALL = b"\x0b", b"\x02", b"\x12"
 _I32_SUB_LOAD = b"\x6b\x28\x42"
 
 
-def path_to(body: Body, site: Event) -> list[Event]:
+def path_to(site: Event) -> list[Event]:
     """The openers of the blocks around a site, outermost first; the function itself is left out."""
-    path: list[Event] = []
-    for position, event in enumerate(body.events):
-        if event is site:
-            break
-        if event.close >= 0 and event.kind != ENTRY:
-            path.append(event)
-        while path and path[-1].close <= position:
-            path.pop()
-    if site.kind == LOOP:
-        path.append(site)
-    return path
+    path = [site] if site.kind == LOOP else []
+    opener = site.outer
+    while opener is not None and opener.kind != ENTRY:
+        path.append(opener)
+        opener = opener.outer
+    return path[::-1]
+
+
+def peeled_bytes_max(body: Body, code_bytes: int) -> int:
+    """About how much code the largest twin of a body has: every loop around its site is in it once more.
+
+    Args:
+        code_bytes: how much code the whole body became.
+    """
+    around: dict[int, int] = {id(body.events[0]): 0}
+    most = 0
+    for event in body.events:
+        if event.close >= 0 and event.outer is not None:
+            own = body.events[event.close].end - event.start if event.kind == LOOP else 0
+            around[id(event)] = found = around[id(event.outer)] + own
+            most = max(most, found)
+    return code_bytes + most * code_bytes // max(1, body.end - body.first)
 
 
 def continuable(body: Body, site: Event) -> bool:
     """Whether a site is the head of a loop for which the base module has a continuation."""
-    if site.kind != LOOP or body.events[site.close].end - site.start < CONTINUATION_BYTES_MIN:
+    if (
+        site.kind != LOOP
+        or site.loops > CONTINUATION_LOOPS_MAX
+        or body.events[site.close].end - site.start < CONTINUATION_BYTES_MIN
+    ):
         return False
     values = continuation_type(body).params
     simple = all(
-        len(opener.signature.results) < 2 and len(opener.signature.params) < 2
-        for opener in path_to(body, site)
+        len(opener.signature.results) < 2 and len(opener.signature.params) < 2 for opener in path_to(site)
     )
     return simple and len(values) <= _CONTINUATION_VALUES_MAX and all(map(is_defaultable, values))
 
@@ -69,6 +93,16 @@ def continuable(body: Body, site: Event) -> bool:
 def continuation_type(body: Body) -> FuncType:
     """What a continuation takes, all locals and slots, and gives: the results of the function."""
     return FuncType((*body.locals, *slot_kinds(body)), body.events[0].signature.results)
+
+
+def twin_type(results: tuple[int, ...], spaces: IndexSpaces) -> FuncType:
+    """The type of the twin of a function with these results.
+
+    Who calls it by an indirect call may know supertypes only of the results, so they become the top of their
+    hierarchy.
+    """
+    kinds = [family(kind, spaces.types) if is_reference(kind) else kind for kind in results]
+    return FuncType((), tuple(kinds))
 
 
 class Peeling:
@@ -97,30 +131,36 @@ class Peeling:
 
     def twin(self, site: Event) -> bytes:
         """The code of a function that loads the record of a site and goes on there."""
-        count, declared = self._declarations()
-        loads = load_code(self._target.control, self._layouts.groups(site), self._tags)
+        body = self._body
+        count, declared = self._declarations(site)
+        groups, kinds = self._layouts.groups(site), (*body.locals, *slot_kinds(body))
+        loads = load_code(self._target.control, groups, self._tags, kinds.__getitem__)
         self._parts += [uleb(count), declared, *loads]
         if self._continuation is not None and continuable(self._body, site):
             self._continue(site)
             self._parts.append(_END)
         else:
-            self._peel(path_to(self._body, site), site)
+            self._peel(path_to(site), site)
         return b"".join(self._parts)
 
     def continued(self, site: Event) -> bytes:
         """The code of a continuation, whose parameters are all locals and slots."""
         self._parts.append(b"\0")
-        self._peel(path_to(self._body, site), site)
+        self._peel(path_to(site), site)
         return b"".join(self._parts)
 
-    def _declarations(self) -> tuple[int, bytes]:
-        """All locals of the function, its parameters among them, and the slots."""
+    def _declarations(self, site: Event) -> tuple[int, bytes]:
+        """All locals of the function, its parameters among them, the slots, and what ``_cast`` uses."""
         body = self._body
         params = body.locals[: body.params]
         count, declared = body.declared
         more, slots = slot_declarations(body)
         own = b"".join(b"\x01" + encode_type(kind) for kind in params)
-        return len(params) + count + more, own + declared + slots
+        results = twin_type(site.signature.results, body.spaces).results
+        if results == site.signature.results:
+            results = ()
+        used = b"".join(b"\x01" + encode_type(kind) for kind in results)
+        return len(params) + count + more + len(results), own + declared + slots + used
 
     def _continue(self, loop: Event) -> None:
         """Call the continuation for the head of a loop in place of going on here."""
@@ -212,12 +252,25 @@ class Peeling:
     def _result(self, site: Event) -> None:
         """Call the twin of the frame above for the result of the call; leave again if it did."""
         control = self._target.control
-        kind = FuncType((), site.signature.results)
+        results = site.signature.results
+        kind = twin_type(results, self._body.spaces)
         self._parts += [
             *(global_get(control.resume), i32_const(4), _I32_SUB_LOAD, uleb(control.memory), b"\0"),
             *(b"\x11", uleb(self._target.type_index(kind)), uleb(control.twins)),
         ]
         self._emitter.check(site)
+        if kind.results != results:
+            self._cast(kind.results, results)
+
+    def _cast(self, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        """Give the values on the stack the types that they really have."""
+        first = len(self._body.locals) + len(self._body.slots)
+        self._parts += [local_set(first + place) for place in reversed(range(len(given)))]
+        for place, (top, kind) in enumerate(zip(given, wanted, strict=True)):
+            self._parts.append(local_get(first + place))
+            if kind != top:
+                cast = b"\xfb\x17" if is_defaultable(kind) else b"\xfb\x16"
+                self._parts.append(cast + sleb_bytes(heap_type(kind)))
 
 
 def _without_copy(event: Event) -> Event:

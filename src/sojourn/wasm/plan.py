@@ -45,8 +45,8 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .body import Suspensions
 from .callgraph import Calls
+from .events import Suspensions
 from .index_spaces import IndexSpaces
 
 LOADER_SLOT = 0

@@ -15,26 +15,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .base import (
+from .additions import (
     CONTROL,
     CONTROL_PAGES,
+    EXTERNALS,
+    EXTERNALS_COUNT,
+    FUNCTIONS,
     PREFIX,
+    REFERENCES,
+    REFERENCES_COUNT,
     RESUME,
     SAVE,
     TWINS,
     UNWINDING,
     BaseTarget,
-    Resumable,
     TypeNumbers,
-    analysed,
     argument_groups,
     continuation_name,
-    control_of,
     export_name,
+    segment_name,
+    segment_signature,
     tags_of,
+    taken_name,
+    taken_signature,
 )
-from .binary import FUNCTION, GLOBAL, MEMORY, TABLE, TAG, Module, SectionId, UnsupportedFeatureError, uleb
-from .body import Body, Event
+from .base import Resumable, analysed
+from .binary import FUNCTION, GLOBAL, MEMORY, TABLE, TAG, Module, SectionId, uleb
+from .events import Body, Event
 from .frames import (
     TRAILER_BYTES,
     Helper,
@@ -46,12 +53,11 @@ from .frames import (
     sized,
 )
 from .index_spaces import FuncType, IndexSpaces, encode_type
-from .peel import Peeling, continuation_type
+from .peel import Peeling, continuation_type, twin_type
 
 ENTER = PREFIX + "enter"  # what a twin exports: its function
 BASE = "base"  # the module name of what it imports
-_END, _BLOCK, _CALL = b"\x0b", b"\x02", b"\x10"
-_I32_SUB_LOAD = b"\x6b\x28\x42"
+_END, _CALL = b"\x0b", b"\x10"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class TwinTarget:
     moved = True
 
     def __init__(self, spaces: IndexSpaces, base: BaseTarget) -> None:
-        self.control = control_of(spaces)
+        self.control = base.control
         self.types = TypeNumbers(len(spaces.types))
         self.functions: dict[str, int] = {}  # the name in the base module -> the number here
         self.kinds: list[int] = []
@@ -86,10 +92,11 @@ class TwinTarget:
         return self.named(name, self._spaces.functions[index])
 
     def helper(self, key: Helper) -> bytes:
-        index = self._base.helpers.get(key)
-        if index is None:
-            raise UnsupportedFeatureError("an exception reference in a module without tags")
-        return self.named(export_name(FUNCTION, index), self.types.index(key.signature()))
+        return self._added(export_name(FUNCTION, self._base.helpers[key]), key.signature())
+
+    def _added(self, name: str, signature: FuncType) -> bytes:
+        """The number here of a function that only the base module has."""
+        return self.named(name, self.types.index(signature))
 
     def named(self, name: str, kind: int) -> bytes:
         """The number here of a function that the base module exports."""
@@ -104,8 +111,19 @@ class TwinTarget:
     def type_index(self, signature: FuncType) -> int:
         return self.types.index(signature)
 
-    def segment(self, event: Event) -> bytes:
-        raise UnsupportedFeatureError("a passive segment used by a function that may suspend")
+    def segment(self, event: Event, code: bytes) -> bytes:
+        name = event.detail if isinstance(event.detail, int) else 0
+        key = event.kind, event.callee, name
+        return _CALL + self._added(segment_name(key), segment_signature(self._spaces, key))
+
+    def results(self, kinds: tuple[int, ...]) -> tuple[int, ...]:
+        return twin_type(kinds, self._spaces).results
+
+    def stand_in(self, kind: int, function: int) -> bytes:
+        raise AssertionError("no result of a twin lacks a null")
+
+    def reference(self, index: int) -> bytes:
+        return _CALL + self._added(taken_name(index), taken_signature(self._spaces, index))
 
 
 class Twins:
@@ -118,7 +136,8 @@ class Twins:
         self._module = Module.parse(resumable.original)
         self._spaces = IndexSpaces.of(self._module)
         self._suspensions = resumable.suspensions
-        self._imports = resumable.suspending_imports
+        self._base = BaseTarget(self._spaces, resumable.additions)
+        self._imports = resumable.additions.suspending_imports
         self._tags = tags_of(self._spaces)
         self._sizes: dict[int, tuple[int, ...]] = {}
         code, self._starts = self._module.bodies()
@@ -151,7 +170,8 @@ class Twins:
         """
         wrapped = self._wrapped(function)
         if wrapped is not None and site == 0:
-            return record_bytes(argument_groups(self._spaces.signature(wrapped)), 0)
+            exception = exception_bytes(self._tags)
+            return record_bytes(argument_groups(self._spaces, wrapped), exception)
         sizes = self._sizes.get(function)
         if sizes is None:
             body = self._body(function)
@@ -180,12 +200,10 @@ class Twins:
         Raises:
             SiteError: there is no such function, or no such site in it.
         """
-        spaces = self._spaces
-        base = BaseTarget(spaces, self._imports)
-        target = TwinTarget(spaces, base)
+        target = TwinTarget(self._spaces, self._base)
         wrapped = self._wrapped(function)
         if wrapped is not None and site == 0:
-            kind, body = _wrapper_twin(spaces, target, wrapped)
+            kind, body = _wrapper_twin(self._spaces, target, wrapped, self._tags)
         else:
             kind, body = self._twin(target, function, site)
         return self._assemble(target, kind, body)
@@ -194,7 +212,7 @@ class Twins:
         body = self._body(function)
         if site >= len(body.sites):
             raise SiteError(f"function {function} has no site {site}")
-        kind = FuncType((), body.events[0].signature.results)
+        kind = twin_type(body.events[0].signature.results, self._spaces)
 
         def continuation(loop: int) -> bytes:
             return target.named(
@@ -212,7 +230,7 @@ class Twins:
             import_entry(name, FUNCTION, uleb(kind))
             for name, kind in zip(target.functions, target.kinds, strict=True)
         ]
-        imports += shared_imports(self._spaces, [import_entry(TWINS, TABLE, b"\x70\0\0")], [])
+        imports += shared_imports(self._spaces, self._base, [], [])
         module.replace(SectionId.IMPORT, uleb(len(imports)) + b"".join(imports))
         module.replace(SectionId.FUNCTION, b"\x01" + uleb(number))
         name = ENTER.encode()
@@ -223,19 +241,25 @@ class Twins:
 
 
 def shared_imports(
-    spaces: IndexSpaces, more_tables: Sequence[bytes], more_globals: Sequence[bytes]
+    spaces: IndexSpaces, base: BaseTarget, more_tables: Sequence[bytes], more_globals: Sequence[bytes]
 ) -> list[bytes]:
     """What modules share with their base besides functions, in the order of its index spaces."""
     found = []
     for index, table in enumerate(spaces.tables):
         found.append(import_entry(export_name(TABLE, index), TABLE, table.encoded))
+    found.append(import_entry(TWINS, TABLE, b"\x70\0\0"))
+    references = base.control.references
+    if references:
+        found += [import_entry(name, TABLE, b"\x70\0\0") for name in (FUNCTIONS, REFERENCES)]
+        found.append(import_entry(EXTERNALS, TABLE, b"\x6f\0\0"))
     found += more_tables
     for index, encoded in enumerate(spaces.memory_types):
         found.append(import_entry(export_name(MEMORY, index), MEMORY, encoded))
     found.append(import_entry(CONTROL, MEMORY, b"\x01" + uleb(CONTROL_PAGES) * 2))
     for index, item in enumerate(spaces.globals):
         found.append(import_entry(export_name(GLOBAL, index), GLOBAL, item.encode()))
-    found += [import_entry(name, GLOBAL, b"\x7f\x01") for name in (UNWINDING, SAVE, RESUME)]
+    counts = (REFERENCES_COUNT, EXTERNALS_COUNT) if references else ()
+    found += [import_entry(name, GLOBAL, b"\x7f\x01") for name in (UNWINDING, SAVE, RESUME, *counts)]
     found += more_globals
     for index, kind in enumerate(spaces.tags):
         found.append(import_entry(export_name(TAG, index), TAG, b"\0" + uleb(kind)))
@@ -248,10 +272,12 @@ def import_entry(name: str, kind: int, description: bytes) -> bytes:
     return uleb(len(base)) + base + uleb(len(encoded)) + encoded + bytes([kind]) + description
 
 
-def _wrapper_twin(spaces: IndexSpaces, target: TwinTarget, index: int) -> tuple[FuncType, bytes]:
+def _wrapper_twin(
+    spaces: IndexSpaces, target: TwinTarget, index: int, tags: tuple[FuncType, ...]
+) -> tuple[FuncType, bytes]:
     """Make a call of an import again. The wrapper itself saves the frame when that suspends too."""
     kind = spaces.signature(index)
     declared = b"".join(b"\x01" + encode_type(param) for param in kind.params)
-    parts = [uleb(len(kind.params)), declared, *load_code(target.control, argument_groups(kind), ())]
-    parts += [local_get(place) for place in range(len(kind.params))]
-    return FuncType((), kind.results), b"".join([*parts, _CALL, target.function(index), _END])
+    loads = load_code(target.control, argument_groups(spaces, index), tags, kind.params.__getitem__)
+    call = [*(local_get(place) for place in range(len(kind.params))), _CALL, target.function(index), _END]
+    return twin_type(kind.results, spaces), b"".join([uleb(len(kind.params)), declared, *loads, *call])

@@ -25,7 +25,7 @@ from wasmtime import _ffi
 
 from sojourn.model.errors import ModuleError
 from sojourn.vm.process.wasi.outside import LimitReached, Suspended
-from sojourn.wasm.base import CONTROL, CONTROL_PAGES, FRAMES, REQUEST, RESUME, SAVE, TWINS, UNWINDING
+from sojourn.wasm.additions import CONTROL, CONTROL_PAGES, FRAMES, REQUEST, RESUME, SAVE, TWINS, UNWINDING
 from sojourn.wasm.twins import ENTER
 
 from .engine_modules import (

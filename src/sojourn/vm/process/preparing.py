@@ -19,7 +19,7 @@ from sojourn.model.errors import ModuleError
 from sojourn.wasm import INSTRUMENT_VERSION, MalformedModuleError, Module, instrument
 from sojourn.wasm.base import RESUMABLE_VERSION, make_resumable
 from sojourn.wasm.binary import FUNCTION, Import, UnsupportedFeatureError
-from sojourn.wasm.body import Suspensions
+from sojourn.wasm.events import Suspensions
 from sojourn.wasm.index_spaces import IndexSpaces
 
 from .transforming import runner_for
@@ -43,14 +43,14 @@ class Facts:
         functions: its own exported functions: how many values they take and give.
         memory_pages: the size of its linear memory at the start.
         suspensions: where it may suspend (``wasm.body.Suspensions``, as bytes).
-        suspending_imports: the imports that have wrappers.
+        additions: what was added to it (``wasm.additions.Additions``, as plain data).
     """
 
     globals: tuple[str, ...]
     functions: Mapping[str, tuple[int, int]]
     memory_pages: int
     suspensions: tuple[bytes, bytes, bytes, bytes]
-    suspending_imports: tuple[int, ...]
+    additions: tuple[Any, ...]
 
     def encode(self) -> bytes:
         encoded: bytes = msgpack.packb(asdict(self))
@@ -108,7 +108,7 @@ def prepare(original: bytes, *, inert: bool = False) -> Prepared:
         exported,
         marked.memories[0].pages_min if marked.memories else 0,
         (bytes(where.functions), bytes(where.types), bytes(where.entries), bytes(where.loops)),
-        resumable.suspending_imports,
+        tuple(resumable.additions.plain()),
     )
     return Prepared(resumable.code, len(module.section(10)), facts)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sojourn.model.errors import ContextError
+from sojourn.wasm.additions import Additions
 from sojourn.wasm.base import Resumable
 from sojourn.wasm.binary import Module
 from sojourn.wasm.twins import Frame, SiteError, Twins
@@ -107,8 +108,7 @@ class ModuleResumer:
     def _maker(self) -> Twins:
         with self._lock:
             if self._twins is None:
-                resumable = Resumable(
-                    self._marked(), b"", self._facts.where(), self._facts.suspending_imports
-                )
+                additions = Additions.of(self._facts.additions)
+                resumable = Resumable(self._marked(), b"", self._facts.where(), additions, ())
                 self._twins = Twins(resumable)
             return self._twins

@@ -22,10 +22,11 @@ from typing import Any, BinaryIO
 import msgpack
 
 from sojourn.model.errors import RuntimeUnavailableError
+from sojourn.wasm.additions import Additions
 from sojourn.wasm.base import BodyTask, ScanTask, serially
 from sojourn.wasm.binary import MalformedModuleError, Module, UnsupportedFeatureError
-from sojourn.wasm.body import Suspensions
 from sojourn.wasm.callgraph import Calls
+from sojourn.wasm.events import Suspensions
 from sojourn.wasm.index_spaces import IndexSpaces
 from sojourn.wasm.parts import PartTask
 from sojourn.wasm.plan import Part
@@ -132,18 +133,18 @@ def _order(task: Callable[[Span], Any]) -> list[Any]:
     where = task.suspensions
     flags = [bytes(part) for part in (where.functions, where.types, where.entries, where.loops)]
     if isinstance(task, PartTask):
-        return ["part", flags, task.suspending_imports, *astuple(task.part)]
+        return ["part", flags, task.additions.plain(), *astuple(task.part)]
     functions = task.functions
     some = functions if isinstance(functions, list) else [functions[0], functions[-1] + 1]
-    return ["bodies", flags, task.suspending_imports, isinstance(functions, list), some, sorted(task.forced)]
+    return ["bodies", flags, task.additions.plain(), isinstance(functions, list), some, sorted(task.forced)]
 
 
 def _task(order: list[Any], code: bytes, starts: Sequence[int], spaces: IndexSpaces) -> Callable[[Span], Any]:
     """What ``_order`` wrote down, in a worker."""
     if order[0] == "scan":
         return ScanTask(code, starts, spaces.functions_imported)
-    kind, flags, imports, *rest = order
-    module = code, starts, spaces, Suspensions(*flags), tuple(imports)
+    kind, flags, additions, *rest = order
+    module = code, starts, spaces, Suspensions(*flags), Additions.of(additions)
     if kind == "part":
         functions, borrowed, elsewhere, first_slot, slotted, exported = rest
         part = Part(
@@ -162,9 +163,7 @@ def _result(task: Callable[[Span], Any], reply: list[Any]) -> Any:
     if kind == "malformed":
         raise MalformedModuleError(found, 0)
     if isinstance(task, ScanTask):
-        return [
-            Calls(tuple(called), tuple(types), tuple(taken), loops) for called, types, taken, loops in found
-        ]
+        return [Calls.of(call) for call in found]
     return found
 
 
@@ -212,7 +211,7 @@ def _reply(task: Callable[[Span], Any], span: Span) -> list[Any]:
     except MalformedModuleError as error:
         return ["malformed", str(error)]
     if isinstance(task, ScanTask):
-        found = [[call.functions, call.types, call.taken, call.loops] for call in found]
+        found = [astuple(call) for call in found]
     return ["done", found]
 
 
