@@ -162,10 +162,10 @@ def test_holes_stay_holes_and_long_files_are_cut(w: World) -> None:
     for _ in range((20 << 20) // len(block)):
         w.write(long, block)
     used, state = w.files.used, w.save()
-    assert [len(piece) for piece in state["files"]["data"]] == [
-        VALUE_BYTES_MAX,
-        (20 << 20) + 3 - VALUE_BYTES_MAX,
-    ]
+    sizes = [len(piece) for piece in state["files"]["data"]]
+    assert len(sizes) == 2
+    assert max(sizes) <= VALUE_BYTES_MAX
+    assert sum(sizes) == (20 << 20) + 3  # and nothing for the holes
     new = w.reborn(state)
     assert new.files.used == used
     new.seek(fd, 1 << 39)

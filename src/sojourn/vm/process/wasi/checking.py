@@ -73,15 +73,18 @@ def cut(data: bytes | bytearray) -> list[bytes]:
 
 
 def gathered(parts: Iterator[bytes | bytearray]) -> list[bytes]:
-    """``parts`` one behind the other, in values that are not too long, without a copy of all of it."""
+    """``parts``, none of which is too long itself, one behind the other in few values. Each byte is copied
+    once: there may be hundreds of megabytes."""
     done: list[bytes] = []
-    piece = bytearray()
+    held: list[bytes | bytearray] = []
+    size = 0
     for part in parts:
-        piece += part
-        while len(piece) >= VALUE_BYTES_MAX:
-            done.append(bytes(piece[:VALUE_BYTES_MAX]))
-            del piece[:VALUE_BYTES_MAX]
-    return [*done, bytes(piece)] if piece else done
+        if held and size + len(part) > VALUE_BYTES_MAX:
+            done.append(b"".join(held))
+            held, size = [], 0
+        held.append(part)
+        size += len(part)
+    return [*done, b"".join(held)] if held else done
 
 
 class Reader:
