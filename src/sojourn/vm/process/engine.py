@@ -70,7 +70,7 @@ TABLE_ELEMENTS_MAX = 1 << 20
 # The engine limits each memory and each table, not their sum: so there is one memory (all that compilers for
 # WASI make), and few tables (64 MB of elements at most).
 MEMORIES_MAX = 1 + 1  # the guest's, and the control memory
-TABLES_MAX = 8 + 1  # the guest's, and that of twins
+TABLES_MAX = 8 + 5  # the guest's, and ours: of twins, of parts, three for references
 TICK_S = 0.01
 PAGE_BYTES = 1 << 16
 _CONTROL_BYTES = CONTROL_PAGES * PAGE_BYTES

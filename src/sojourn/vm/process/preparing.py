@@ -44,6 +44,8 @@ class Facts:
         memory_pages: the size of its linear memory at the start.
         suspensions: where it may suspend (``wasm.body.Suspensions``, as bytes).
         additions: what was added to it (``wasm.additions.Additions``, as plain data).
+        whole: whether memory, numbers and frames are all of its state: no table changes, no segment is
+            dropped, no reference can lie in a frame.
     """
 
     globals: tuple[str, ...]
@@ -51,6 +53,7 @@ class Facts:
     memory_pages: int
     suspensions: tuple[bytes, bytes, bytes, bytes]
     additions: tuple[Any, ...]
+    whole: bool
 
     def encode(self) -> bytes:
         encoded: bytes = msgpack.packb(asdict(self))
@@ -93,6 +96,8 @@ def prepare(original: bytes, *, inert: bool = False) -> Prepared:
     """
     try:
         marked = instrument(original)
+        if IndexSpaces.of(Module.parse(original)).composites:  # they would be memory beside the limit
+            raise UnsupportedFeatureError("garbage collection")
         run, done = runner_for(marked.code)
         try:
             resumable = make_resumable(marked.code, suspends, run, inert=inert)
@@ -109,6 +114,7 @@ def prepare(original: bytes, *, inert: bool = False) -> Prepared:
         marked.memories[0].pages_min if marked.memories else 0,
         (bytes(where.functions), bytes(where.types), bytes(where.entries), bytes(where.loops)),
         tuple(resumable.additions.plain()),
+        not (resumable.tables or resumable.additions.references or resumable.additions.drops),
     )
     return Prepared(resumable.code, len(module.section(10)), facts)
 
