@@ -137,6 +137,17 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
         (func (export "f") (param i32) (result i64) (call $a (local.get 0) (i64.const 1)))""",
         [(0,), (7,)],
     ),
+    "locals that only a handler reads": (
+        f"""{_WAIT} (tag $e)
+        (func $g (param i32) (call $wait) (if (local.get 0) (then (throw $e))))
+        (func (export "f") (param i32) (result i32) (local i32)
+          (local.set 1 (i32.add (local.get 0) (i32.const 77)))
+          (block $c
+            (try_table (catch_all $c) (call $wait) (call $g (local.get 0)) (call $wait))
+            (return (i32.const 5)))
+          (local.get 1))""",
+        [(0,), (1,)],
+    ),
     "calls by a supertype": (
         f"""{_WAIT} (rec (type $r (sub (func (result (ref null any)))))
           (type $q (sub $r (func (result (ref i31))))))
