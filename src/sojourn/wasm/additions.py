@@ -51,7 +51,7 @@ FUNCTIONS, REFERENCES, EXTERNALS, REFERENCES_COUNT, EXTERNALS_COUNT = (
 )
 REQUEST = 0  # the address of the request flag in the control memory
 FRAMES = 64  # the address of the first record
-CONTROL_PAGES = 1024
+CONTROL_PAGES = 4096
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ from .liveness import liveness
 from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_type, peeled_bytes_max
 from .plan import LOADER_SLOT, Plan, make_plan
 
-RESUMABLE_VERSION = 4  # goes up with every change of what comes out
+RESUMABLE_VERSION = 5  # goes up with every change of what comes out
 
 # A continuation (``peel``): its site, what it takes and gives, its code.
 Continuation = tuple[int, Sequence[int], Sequence[int], bytes]

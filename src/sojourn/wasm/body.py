@@ -78,8 +78,11 @@ from .events import (
     Suspensions,
 )
 from .index_spaces import (
+    F32,
+    F64,
     I32,
     I64,
+    V128,
     FuncType,
     IndexSpaces,
     heap_type,
@@ -97,6 +100,7 @@ LOCALS_MAX = 50_000  # what engines allow
 MASKS_BYTES_MAX = 256 << 20  # bits of liveness that one function may take
 HELD_MAX = 1 << 22  # values under sites, over all sites of one function
 _FLOATS = (CONST_8, CONST_4)
+_NUMBERS = frozenset((I32, I64, F32, F64, V128))
 
 
 def decode(
@@ -142,6 +146,7 @@ class _Decoder:
         self.control: list[Event] = []
         self.slots: dict[tuple[int, int], int] = {}
         self.held = 0
+        self.calls = False
         self.bits = [1 << index for index in range(len(self.locals))]
 
     def run(self) -> Body:
@@ -158,7 +163,7 @@ class _Decoder:
             *(self.function, self.code, self.locals, len(self.signature.params)),
             *(self.declared, self.first, self.end),
             *(self.events, self.sites, self.slots),
-            self.spaces,
+            *(self.spaces, self.calls),
         )
 
     def _walk(self, p: int) -> int:  # noqa: C901 - one loop, thirty million turns for a large module
@@ -382,6 +387,7 @@ class _Decoder:
         return self._dead(p)
 
     def _tail_call(self, opcode: int, start: int, use: int, define: int) -> int:
+        self.calls = True
         callee, p = _leb(self.code, start + 1)
         table = 0
         if opcode == RETURN_CALL_INDIRECT:
@@ -417,11 +423,14 @@ class _Decoder:
                 above = (self.spaces.tables[table].index,)
             else:
                 above = (reference_type(callee, null=True),)
+        self.calls = True
         stack = self.stack
         above = signature.params + above
         under = len(stack) - len(above)
         if under < 0:
             raise IndexError
+        if suspends and self._is_last(signature, under, p):
+            suspends = 0
         if suspends or (self.relocate and opcode == CALL):
             event = self._event(opcode, start, p, use, define)
             event.signature, event.callee, event.detail = signature, callee, table
@@ -430,6 +439,22 @@ class _Decoder:
                 self._site(event, tuple([kind & _PLAIN for kind in stack[:under]]) if under else ())
         stack[under:] = signature.results
         return p
+
+    def _is_last(self, signature: FuncType, under: int, p: int) -> bool:
+        """Whether a call, which ends at ``p``, is the last thing that the function does. Its results are
+        then the
+        function's own, and so are the dummies of a callee that unwinds: the frame holds nothing, and is
+        left out."""
+        results = self.signature.results
+        if signature.results != results or not _NUMBERS.issuperset(results):
+            return False
+        code = self.code
+        if code[p] != RETURN:
+            while p < self.end and code[p] == END:
+                p += 1
+            if under or p != self.end:
+                return False
+        return not any(opener.kind == TRY_TABLE for opener in self.control)
 
     def _ref_func(self, opcode: int, start: int, use: int, define: int) -> int:
         callee, p = _leb(self.code, start + 1)

@@ -69,6 +69,7 @@ from .events import (
     Event,
 )
 from .frames import (
+    NUMBERS,
     Control,
     Helpers,
     Layouts,
@@ -80,6 +81,7 @@ from .frames import (
     local_set,
     null,
     save_code,
+    save_inline,
 )
 from .index_spaces import (
     F32,
@@ -291,7 +293,10 @@ class Emitter:
         self.hints.append(len(self.parts))
         groups = self.layouts.groups(event)
         self.parts.append(_IF + begin)
-        self.parts += save_code(self.target, self.body.function, event.site, groups)
+        if self.body.calls or not NUMBERS.keys() >= groups.keys():
+            self.parts += save_code(self.target, self.body.function, event.site, groups)
+        else:
+            self.parts += save_inline(self.target.control, self.body.function, event.site, groups)
         self.parts.append(self._leave)
 
 

@@ -112,6 +112,7 @@ class Body:
         sites: the events that are sites, by number.
         slots: the local index of each (height, type).
         spaces: what the module declares.
+        calls: whether it calls any function.
     """
 
     function: int
@@ -125,3 +126,4 @@ class Body:
     sites: list[Event]
     slots: dict[tuple[int, int], int]
     spaces: IndexSpaces
+    calls: bool

@@ -13,7 +13,7 @@ is saved first; going on, the outermost is loaded first, from the end of the rec
 
 Saving is outlined: one helper function for each type and number of values up to ``GROUP_MAX``, larger
 groups by several calls. A site that holds integers only, as most do, saves with a single call, because the
-helpers for ``i32`` take the site and the function as well.
+helpers for ``i32`` take the site and the function as well, as one number.
 
 An exception reference is saved as the number of its tag and the tag's values, and made again by throwing
 it. A null reference has the number -1. One whose tag the module does not know has -2; it cannot be made
@@ -134,7 +134,7 @@ class Helper:
 
     def signature(self) -> FuncType:
         results = (I32,) if self.kind in REFERENCES else ()
-        return FuncType((self.kind,) * self.count + ((I32, I32) if self.trailer else ()), results)
+        return FuncType((self.kind,) * self.count + ((I64,) if self.trailer else ()), results)
 
 
 SAVE_EXCEPTION = Helper(EXNREF, 1)
@@ -185,13 +185,17 @@ def helper_body(control: Control, key: Helper, tags: Sequence[FuncType], target:
         return sized(_save_exception(control, tags, target, target))
     if key.kind in REFERENCES:
         return sized(_keep_reference(control, key.kind))
-    size, parameters = SIZES[key.kind], key.count + 2 * key.trailer
+    size = SIZES[key.kind]
     save = global_get(control.save)
-    stores = b"".join(
+    stores = [
         save + local_get(index) + _STORE[key.kind] + _memarg(control.memory, index * size)
-        for index in range(parameters)
-    )
-    return sized(b"\0" + stores + _move(control.save, parameters * size) + _END)
+        for index in range(key.count)
+    ]
+    end = key.count * size
+    if key.trailer:
+        stores.append(save + local_get(key.count) + _STORE[I64] + _memarg(control.memory, end))
+        end += TRAILER_BYTES
+    return sized(b"".join([b"\0", *stores, _move(control.save, end), _END]))
 
 
 def null(kind: int) -> bytes:
@@ -406,9 +410,30 @@ def save_code(helpers: Helpers, function: int, site: int, groups: Groups) -> lis
         parts += (_CALL, helpers.helper(Helper(I32, most)))
         start += most
     parts += pushes[start:]
-    parts += (i32_const(site), i32_const(function), _CALL)
+    parts += (_trailer(function, site), _CALL)
     parts.append(helpers.helper(Helper(I32, len(pushes) - start, trailer=True)))
     return parts
+
+
+def save_inline(control: Control, function: int, site: int, groups: Groups) -> list[bytes]:
+    """Do what ``save_code`` does without a call, for numbers only. In a function that calls nothing, the
+    call of a
+    helper would be the only reason for a stack frame, and cost every call of the function a prologue."""
+    save = global_get(control.save)
+    parts: list[bytes] = []
+    offset = 0
+    for kind in ORDER:
+        for index in groups.get(kind, ()):
+            parts += (save, local_get(index), _STORE[kind], _memarg(control.memory, offset))
+            offset += SIZES[kind]
+    parts += (save, _trailer(function, site), _STORE[I64], _memarg(control.memory, offset))
+    parts.append(_move(control.save, offset + TRAILER_BYTES))
+    return parts
+
+
+def _trailer(function: int, site: int) -> bytes:
+    """The two numbers that end a record, as one constant."""
+    return b"\x42" + sleb_bytes(function << 32 | site)
 
 
 def _kept(helpers: Helpers, groups: Groups) -> list[bytes]:
