@@ -8,6 +8,7 @@ import pytest
 
 from sojourn.wasm import base, peel
 from sojourn.wasm.base import make_resumable
+from sojourn.wasm.twins import SiteError, Twins
 
 from ..wat import wat
 from .living import SUSPEND, Life, Program
@@ -160,6 +161,19 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
             (i64.add (i64.trunc_f32_s (global.get $f)) (i64.extend_i32_u (memory.size))))))""",
         [(6,)],
     ),
+    "last calls": (
+        """(func $g (param i32) (result i32) (local i64 f64)
+            (local.set 1 (i64.const 9)) (local.set 2 (f64.const 0.5))
+            (loop $l (local.set 1 (i64.add (local.get 1) (i64.const 1)))
+              (br_if $l (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))
+            (i32.add (i32.wrap_i64 (local.get 1)) (i32.trunc_f64_s (local.get 2))))
+        (func $h (param i32) (result i32)
+          (if (result i32) (i32.and (local.get 0) (i32.const 1))
+            (then (i32.const 5) (return (call $g (local.get 0)))) (else (call $g (i32.const 2)))))
+        (func (export "f") (param i32) (result i32)
+          (i32.add (call $h (local.get 0)) (i32.mul (call $h (i32.const 3)) (local.get 0))))""",
+        [(1,), (4,)],
+    ),
     "dead code": (
         """(func $g (param i32) (result i32) (loop) (local.get 0))
         (func (export "f") (param i32) (result i32)
@@ -212,6 +226,18 @@ def test_loops_go_on_through_their_continuations(name: str, monkeypatch: pytest.
     for module in (base, peel):
         monkeypatch.setattr(module, "CONTINUATION_BYTES_MIN", 0)
     test_being_left_at_every_poll_changes_nothing(name)
+
+
+def test_a_call_that_comes_last_leaves_no_frame() -> None:
+    text = """(func $g (param i32) (result i32) (loop) (local.get 0))
+      (func $last (param i32) (result i32) (block (result i32) (call $g (local.get 0))))
+      (func $guarded (param i32) (result i32) (block $b
+        (try_table (catch_all $b) (return (call $g (local.get 0))))) (i32.const 0))"""
+    twins = Twins(make_resumable(wat(f"(module {text})")))
+    assert twins.record_bytes(0, 0) > 0
+    assert twins.record_bytes(2, 0) > 0
+    with pytest.raises(SiteError):
+        twins.record_bytes(1, 0)
 
 
 def test_an_import_is_called_again() -> None:
