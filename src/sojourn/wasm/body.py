@@ -147,6 +147,8 @@ class _Decoder:
         self.slots: dict[tuple[int, int], int] = {}
         self.held = 0
         self.calls = False
+        self.types: set[int] = set()
+        self.concrete = any(kind >= COPIED for kind in self.locals)
         self.bits = [1 << index for index in range(len(self.locals))]
 
     def run(self) -> Body:
@@ -163,7 +165,7 @@ class _Decoder:
             *(self.function, self.code, self.locals, len(self.signature.params)),
             *(self.declared, self.first, self.end),
             *(self.events, self.sites, self.slots),
-            *(self.spaces, self.calls),
+            *(self.spaces, self.calls, None if self.concrete else frozenset(self.types)),
         )
 
     def _walk(self, p: int) -> int:  # noqa: C901 - one loop, thirty million turns for a large module
@@ -308,11 +310,14 @@ class _Decoder:
             return NO_VALUES, p + 1
         if first & 0xC0 == 0x40:  # a value type: a negative number of one byte, or the start of a reference
             reader = Reader(code, p)
-            return FuncType((), (read_type(reader),)), reader.pos
+            kind = read_type(reader)
+            self.concrete = self.concrete or kind >= COPIED
+            return FuncType((), (kind,)), reader.pos
         index, p = _leb(code, p)
         return self._type(index), p
 
     def _type(self, index: int) -> FuncType:
+        self.types.add(index)
         found = self.spaces.types[index]
         if found is None:
             raise MalformedModuleError(
@@ -390,6 +395,8 @@ class _Decoder:
         self.calls = True
         callee, p = _leb(self.code, start + 1)
         table = 0
+        if opcode != RETURN_CALL:
+            self.types.add(callee)
         if opcode == RETURN_CALL_INDIRECT:
             table, p = _leb(self.code, p)
         event = self._event(opcode, start, p, use, define)
@@ -459,6 +466,7 @@ class _Decoder:
     def _ref_func(self, opcode: int, start: int, use: int, define: int) -> int:
         callee, p = _leb(self.code, start + 1)
         self._event(opcode, start, p, use, define).callee = callee
+        self.concrete = True
         self.stack.append(reference_type(self.spaces.functions[callee], null=False))
         return p
 
@@ -473,6 +481,7 @@ class _Decoder:
             stack[-1] &= _PLAIN
         elif opcode == 0x1C:  # select with types
             kinds = [read_type(reader) for _ in range(reader.count())]
+            self.concrete = self.concrete or any(kind >= COPIED for kind in kinds)
             stack[-3:] = kinds
         elif opcode == 0x23:
             stack.append(self.spaces.globals[reader.uleb()].type)
@@ -497,6 +506,7 @@ class _Decoder:
         stack, reader = self.stack, Reader(self.code, start + 1, self.end)
         if opcode == 0xD0:  # ref.null
             heap = sleb(reader, 33)
+            self.concrete = self.concrete or heap >= 0
             stack.append(reference_type(heap, null=True))
         elif opcode == 0xD1:  # ref.is_null
             stack[-1] = I32
@@ -540,7 +550,9 @@ class _Decoder:
         sub = names.uleb()
         skip_instruction(reader)
         if sub in (24, 25):
+            self.concrete = True
             return self._branch_on_cast(0xFB00 | sub, names, (start, reader.pos, use, define))
+        self.concrete = True
         if self.relocate and 0xFB00 | sub in SEGMENT_KINDS:
             event = self._event(0xFB00 | sub, start, reader.pos, use, define)
             event.detail, event.callee = names.uleb(), names.uleb()

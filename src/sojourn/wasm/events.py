@@ -113,6 +113,7 @@ class Body:
         slots: the local index of each (height, type).
         spaces: what the module declares.
         calls: whether it calls any function.
+        types: the types that its instructions name; None when it names any for a reference.
     """
 
     function: int
@@ -127,3 +128,4 @@ class Body:
     slots: dict[tuple[int, int], int]
     spaces: IndexSpaces
     calls: bool
+    types: frozenset[int] | None

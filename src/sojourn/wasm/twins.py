@@ -84,6 +84,7 @@ class TwinTarget:
         self.types = TypeNumbers(len(spaces.types))
         self.functions: dict[str, int] = {}  # the name in the base module -> the number here
         self.kinds: list[int] = []
+        self.named_types: frozenset[int] | None = frozenset()  # by the code; None: any
         self._spaces = spaces
         self._base = base
 
@@ -140,6 +141,7 @@ class Twins:
         self._imports = resumable.additions.suspending_imports
         self._tags = tags_of(self._spaces)
         self._sizes: dict[int, tuple[int, ...]] = {}
+        self._simple = _only_functions(self._module, self._spaces)
         code, self._starts = self._module.bodies()
         self._code = bytes(code)
 
@@ -212,6 +214,7 @@ class Twins:
         body = self._body(function)
         if site >= len(body.sites):
             raise SiteError(f"function {function} has no site {site}")
+        target.named_types = body.types
         kind = twin_type(body.events[0].signature.results, self._spaces)
 
         def continuation(loop: int) -> bytes:
@@ -221,10 +224,25 @@ class Twins:
 
         return kind, Peeling(body, target, self._tags, continuation).twin(body.sites[site])
 
+    def _types(self, target: TwinTarget) -> bytes:
+        """The types of the original under their numbers. Where all are of functions, those that the twin
+        does not use
+        are as small as can be: engines make code for each different type, and most of a twin's compilation
+        was that."""
+        if not self._simple or target.named_types is None:
+            return bytes(self._module.section(SectionId.TYPE))
+        used = {*target.named_types, *target.kinds, *self._spaces.tags}
+        nothing = FuncType((), ()).encode()
+        kinds = [
+            kind.encode() if index in used and isinstance(kind, FuncType) else nothing
+            for index, kind in enumerate(self._spaces.types)
+        ]
+        return uleb(len(kinds)) + b"".join(kinds)
+
     def _assemble(self, target: TwinTarget, kind: FuncType, body: bytes) -> bytes:
         module = Module()
         number = target.types.index(kind)
-        module.replace(SectionId.TYPE, bytes(self._module.section(SectionId.TYPE)))
+        module.replace(SectionId.TYPE, self._types(target))
         module.append_to(SectionId.TYPE, target.types.encode())
         imports = [
             import_entry(name, FUNCTION, uleb(kind))
@@ -238,6 +256,18 @@ class Twins:
         module.replace(SectionId.EXPORT, export)
         module.replace(SectionId.CODE, b"\x01" + sized(body))
         return module.encode()
+
+
+def _only_functions(module: Module, spaces: IndexSpaces) -> bool:
+    """Whether all types are of functions, each for itself, over numbers and the plain references."""
+    kinds: list[int] = [table.element for table in spaces.tables] + [item.type for item in spaces.globals]
+    encoded = [uleb(len(spaces.types))]
+    for kind in spaces.types:
+        if not isinstance(kind, FuncType):
+            return False
+        kinds += kind.params + kind.results
+        encoded.append(kind.encode())
+    return b"".join(encoded) == module.section(SectionId.TYPE) and all(kind < 0x100 for kind in kinds)
 
 
 def shared_imports(
