@@ -16,7 +16,7 @@ from sojourn.model.errors import SojournError
 from .common import Examples, json_option, print_json, size
 
 _DISK_BYTES = 2_000_000_000
-_MEMORY_BYTES = 2_000_000_000
+_MEMORY_BYTES = 5_000_000_000
 # (module (func (export "_start")))
 _TINY = bytes.fromhex(
     "0061736d010000000104016000000302010007 0a01065f73746172740000 0a040102000b".replace(" ", "")
@@ -80,7 +80,7 @@ def _home() -> Finding:
 
 def _memory() -> Finding:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    fix = "" if total > _MEMORY_BYTES else "Compiling the Python runtime needs about 1.5 GB, once"
+    fix = "" if total > _MEMORY_BYTES else "Compiling the Python runtime needs about 5 GB, once"
     return Finding("memory", total > _MEMORY_BYTES, f"{size(total)}, {os.cpu_count()} processors", fix)
 
 
