@@ -12,7 +12,7 @@ over the number of the function in each record.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .additions import (
@@ -71,6 +71,29 @@ class Frame:
 
 class SiteError(ValueError):
     """A frame names a function or a site that the module does not have."""
+
+
+def frames_in(records: bytes | memoryview, record_bytes: Callable[[int, int], int]) -> list[Frame]:
+    """The frames in the bytes of the records, outermost first.
+
+    Args:
+        record_bytes: gives the size of the record of a function's site, or raises ``SiteError``.
+
+    Raises:
+        SiteError: the bytes are not such records.
+    """
+    found: list[Frame] = []
+    end = len(records)
+    while end:
+        if end < TRAILER_BYTES:
+            raise SiteError("a frame that is cut short")
+        site, function = (int.from_bytes(records[at : at + 4], "little") for at in (end - 8, end - 4))
+        size = record_bytes(function, site)
+        if size > end:
+            raise SiteError(f"a frame of function {function} that is cut short")
+        found.append(Frame(end - size, function, site))
+        end -= size
+    return found
 
 
 class TwinTarget:
@@ -151,18 +174,7 @@ class Twins:
         Raises:
             SiteError: the bytes are not such records.
         """
-        found: list[Frame] = []
-        end = len(records)
-        while end:
-            if end < TRAILER_BYTES:
-                raise SiteError("a frame that is cut short")
-            site, function = (int.from_bytes(records[at : at + 4], "little") for at in (end - 8, end - 4))
-            size = self.record_bytes(function, site)
-            if size > end:
-                raise SiteError(f"a frame of function {function} that is cut short")
-            found.append(Frame(end - size, function, site))
-            end -= size
-        return found
+        return frames_in(records, self.record_bytes)
 
     def record_bytes(self, function: int, site: int) -> int:
         """The size of the record of a site.

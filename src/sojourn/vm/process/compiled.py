@@ -119,7 +119,7 @@ class CompiledModules:
 
 
 class _TwinFiles:
-    """Compiled twins in files beside their modules: the code, and what it imports."""
+    """Compiled twins in files beside their modules: the code, the size of its record, what it imports."""
 
     def __init__(self, path: Callable[[str], Path]) -> None:
         self._path = path
@@ -130,13 +130,15 @@ class _TwinFiles:
         if not verified(path) or not verified(names):
             return None
         try:
-            return load_twin(str(path), names.read_text().split())
+            size, *taken = names.read_text().split()
+            return load_twin(str(path), taken, int(size))
         except (ValueError, OSError):
             return None
 
     def save(self, key: str, twin: TwinModule) -> None:
         path = self._path(key)
-        write_verified(path.with_suffix(_FACTS), b"\n".join(twin.names))
+        facts = b"\n".join((str(twin.record_bytes).encode(), *twin.names))
+        write_verified(path.with_suffix(_FACTS), facts)
         write_verified(path, twin.serialize())
 
 

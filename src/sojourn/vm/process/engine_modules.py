@@ -104,10 +104,16 @@ class CompiledModule:
 
 
 class TwinModule:
-    """A compiled twin (``wasm.twins``), and the names of what it takes from its base module, in order."""
+    """A compiled twin (``wasm.twins``).
 
-    def __init__(self, module: wasmtime.Module, names: Sequence[str]) -> None:
+    Attributes:
+        names: of what it takes from its base module, in order.
+        record_bytes: the size of the record that it loads.
+    """
+
+    def __init__(self, module: wasmtime.Module, names: Sequence[str], record_bytes: int) -> None:
         self.module = module
+        self.record_bytes = record_bytes
         self.names = tuple(name.encode() for name in names)
 
     def serialize(self) -> bytes:
@@ -153,14 +159,14 @@ def load_module(path: str, facts: Facts) -> CompiledModule:
     return CompiledModule(_deserialised(path), facts)
 
 
-def compile_twin(code: bytes, names: Sequence[str]) -> TwinModule:
-    """Compile a twin, which is code of ours: milliseconds, or seconds for the largest functions."""
-    return TwinModule(wasmtime.Module(engine(), code), names)
+def compile_twin(code: bytes, names: Sequence[str], record_bytes: int) -> TwinModule:
+    """Compile a twin, which is code of ours: milliseconds, or a second for the largest functions."""
+    return TwinModule(wasmtime.Module(engine(), code), names, record_bytes)
 
 
-def load_twin(path: str, names: Sequence[str]) -> TwinModule:
+def load_twin(path: str, names: Sequence[str], record_bytes: int) -> TwinModule:
     """As ``load_module``."""
-    return TwinModule(_deserialised(path), names)
+    return TwinModule(_deserialised(path), names, record_bytes)
 
 
 def _deserialised(path: str) -> wasmtime.Module:

@@ -15,13 +15,14 @@ from sojourn.model.errors import ContextError
 from sojourn.wasm.additions import Additions
 from sojourn.wasm.base import Resumable
 from sojourn.wasm.binary import Module
-from sojourn.wasm.twins import Frame, SiteError, Twins
+from sojourn.wasm.twins import Frame, SiteError, Twins, frames_in
 
 from .engine import Instance, TwinModule, compile_twin
 from .preparing import Facts
 
 FRAMES_MAX = 1 << 20
 _TRAILER_FUNCTION_BYTES = 4
+_TWIN_VERSION = 2  # goes up with every change of what a twin is, when its base stays
 
 
 class TwinCache(Protocol):
@@ -63,15 +64,28 @@ class ModuleResumer:
         Raises:
             ContextError: they are not frames of this module.
         """
-        twins = self._maker()
         try:
-            frames = twins.frames(records)
+            frames = frames_in(records, self._record_bytes)
             if not 0 < len(frames) <= FRAMES_MAX:
                 raise SiteError(f"{len(frames)} frames")
-            sizes = [twins.record_bytes(frame.function, frame.site) for frame in frames]
+            sizes = [self._record_bytes(frame.function, frame.site) for frame in frames]
         except SiteError as error:
             raise ContextError(f"its frames are not of this program: {error}") from None
         return Stack(tuple(frames), tuple(sizes))
+
+    def _record_bytes(self, function: int, site: int) -> int:
+        """The size of a record: a compiled twin knows it, and then the module itself need not be read."""
+        found = self._compiled.get((function, site)) or self._find(function, site)
+        return found.record_bytes if found is not None else self._maker().record_bytes(function, site)
+
+    def _find(self, function: int, site: int) -> TwinModule | None:
+        found = self._cache.find(self._name(function, site))
+        if found is not None:
+            found = self._compiled.setdefault((function, site), found)
+        return found
+
+    def _name(self, function: int, site: int) -> str:
+        return f"{self._key} twin-{_TWIN_VERSION} {function} {site}"
 
     def prepare(self, instance: Instance, records: bytes) -> tuple[bytes, int]:
         """See ``engine.Resumer``.
@@ -97,15 +111,13 @@ class ModuleResumer:
 
     def twin(self, function: int, site: int) -> TwinModule:
         """The compiled twin, from memory, disk or the compiler."""
-        found = self._compiled.get((function, site))
+        found = self._compiled.get((function, site)) or self._find(function, site)
         if found is None:
-            key = f"{self._key} twin {function} {site}"
-            found = self._cache.find(key)
-            if found is None:
-                code = self._maker().make(function, site)
-                names = [item.name for item in Module.parse(code).imports()]
-                found = compile_twin(code, names)
-                self._cache.save(key, found)
+            maker = self._maker()
+            code = maker.make(function, site)
+            names = [item.name for item in Module.parse(code).imports()]
+            found = compile_twin(code, names, maker.record_bytes(function, site))
+            self._cache.save(self._name(function, site), found)
             found = self._compiled.setdefault((function, site), found)
         return found
 

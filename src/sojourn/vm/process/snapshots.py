@@ -44,7 +44,6 @@ class Snapshot:
     views: tuple[memoryview, ...]
     globals: tuple[Global, ...]
     records: bytes
-    frames: tuple[tuple[int, int], ...]
     system: dict[str, Any]
     monotonic_ns: int
     realtime_ns: int
@@ -64,8 +63,8 @@ def module_base(digest: str, instance: Instance) -> Base:
 def take(machine: VirtualMachine) -> Snapshot:
     """Read the state of a machine whose guest was left (``VirtualMachine.run`` gave None)."""
     instance = machine.instance
-    records = instance.records()
-    stack = instance.stack(records)
+    if not instance.module.facts.whole:
+        raise ContextError("its program keeps references or changes tables, which are not carried over yet")
     origin = machine.origin
     view = instance.refresh()
     memories: tuple[Memory, ...] = ()
@@ -78,8 +77,7 @@ def take(machine: VirtualMachine) -> Snapshot:
         memories,
         views,
         tuple(Global(kind, bits) for kind, bits in instance.read_globals()),
-        records,
-        tuple((frame.function, frame.site) for frame in stack.frames),
+        instance.records(),
         {**machine.save_system(), _COLD: machine.entered_cold},
         machine.surroundings.monotonic_ns(),
         machine.surroundings.realtime_ns(),
@@ -131,7 +129,6 @@ def context_of(snapshot: Snapshot, **identity: Any) -> Context:
             memories=snapshot.memories,
             globals=snapshot.globals,
             records=snapshot.records,
-            frames=snapshot.frames,
             system=snapshot.system,
             output_bytes=snapshot.output_bytes,
             monotonic_ns=snapshot.monotonic_ns,
