@@ -38,7 +38,10 @@ fast: $(VENV)/.test
 	$(BIN)/mypy
 	$(PYTEST) -m "not engine and not runtime and not native and not network and not soak"
 
+# The runtime is compiled before the tests that need it: on a fresh machine that takes minutes, which no test's own
+# deadline allows for.
 test: fast
+	$(BIN)/sojourn image build --imports numpy,pandas
 	$(PYTEST) -m "(engine or runtime or native or network) and not soak"
 
 soak: $(VENV)/.test
