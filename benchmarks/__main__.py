@@ -30,7 +30,7 @@ from sojourn.vm.process.preparing import prepare
 from sojourn.vm.process.runtime import PythonRuntime, PythonStart
 from sojourn.vm.process.streams import Collected, Feed, Given, Streams
 
-from . import context, copies, peers, report
+from . import context, copies, peers, report, resumable
 from .measure import Table, rate, timed
 
 HERE = Path(__file__).parent
@@ -298,6 +298,8 @@ SECTIONS: dict[str, Section] = {
     "memory": lambda home, runtime, rounds: [idle_memory(runtime)],
     "calls": lambda home, runtime, rounds: [calls(home.path, rounds)],
     "checkpoints": lambda home, runtime, rounds: context.checkpoints(home.tmp, runtime, rounds),
+    "resumable": resumable.measure,
+    "resumable-build": lambda home, runtime, rounds: [resumable.builds(runtime)],
     "copies": lambda home, runtime, rounds: [array_copies(home.path)],
 }
 

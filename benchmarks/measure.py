@@ -55,8 +55,16 @@ class Table:
         return None if value is None or not base else value / base
 
     def geometric_mean(self, subject: str) -> float | None:
-        ratios = [r for row in self.values if (r := self.ratio(row, subject)) is not None]
+        ratios = self._ratios(subject)
         return statistics.geometric_mean(ratios) if ratios else None
+
+    def worst(self, subject: str) -> float | None:
+        """The ratio in the row where this one does worst."""
+        ratios = self._ratios(subject)
+        return (max if self.better == "less" else min)(ratios) if ratios else None
+
+    def _ratios(self, subject: str) -> list[float]:
+        return [r for row in self.values if (r := self.ratio(row, subject)) is not None]
 
 
 def timed(body: Callable[[], object]) -> float:

@@ -35,10 +35,10 @@ def markdown(table: Table) -> str:
     for row in table.values:
         lines.append(f"| {row} | " + " | ".join(cell(table, row, subject) for subject in subjects) + " |")
     if len(table.values) > 2:
-        means = [table.geometric_mean(subject) for subject in subjects]
-        lines.append(
-            "| **geometric mean** | " + " | ".join("–" if m is None else f"× {m:.2f}" for m in means) + " |"
-        )
+        for name, summary in (("geometric mean", table.geometric_mean), ("worst", table.worst)):
+            found = [summary(subject) for subject in subjects]
+            cells = " | ".join("–" if ratio is None else f"× {ratio:.2f}" for ratio in found)
+            lines.append(f"| **{name}** | {cells} |")
     lines += [f"\nNot measured: {note}" for note in table.notes]
     return "\n".join(lines) + "\n"
 

@@ -32,6 +32,12 @@ need_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
+need_wasm_clang() {
+    need_packages clang lld wasi-libc
+    version=$(clang --version | sed -n 's/.*clang version \([0-9]*\).*/\1/p')
+    need_packages "libclang-rt-$version-dev-wasm32"
+}
+
 if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     need_packages "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
 fi
@@ -49,11 +55,10 @@ bench) pip install --editable . --group test --group bench ;;
 esac
 
 if [ "$kind" = test ] && command -v apt-get >/dev/null 2>&1; then
-    need_packages clang lld wasi-libc
-    version=$(clang --version | sed -n 's/.*clang version \([0-9]*\).*/\1/p')
-    need_packages "libclang-rt-$version-dev-wasm32"
+    need_wasm_clang
 fi
 if [ "$kind" = bench ] && command -v apt-get >/dev/null 2>&1; then
-    need_packages bubblewrap
+    need_packages bubblewrap binaryen
+    need_wasm_clang
 fi
 touch "$venv/.$kind"
