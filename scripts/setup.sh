@@ -56,6 +56,7 @@ esac
 
 if [ "$kind" = test ] && command -v apt-get >/dev/null 2>&1; then
     need_wasm_clang
+    need_packages mmdebstrap qemu-user-static # a machine of another CPU, decision 18
 fi
 if [ "$kind" = bench ] && command -v apt-get >/dev/null 2>&1; then
     need_packages bubblewrap binaryen

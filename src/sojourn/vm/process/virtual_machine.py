@@ -99,7 +99,12 @@ class VirtualMachine:
         """Run a guest that was left, here or in the machine that this one was made from (``snapshots``)."""
         records = self.instance.records() if self.restored is None else self.restored
         self.restored = None
-        return self.run(lambda instance: self._result(instance.resume(records)))
+
+        def resume(instance: Instance) -> int | None:
+            instance.leavable = True  # a machine just made from a checkpoint can be left again
+            return self._result(instance.resume(records))
+
+        return self.run(resume)
 
     def run(self, enter: Callable[[Instance], int | None]) -> Ending | None:
         """Run the guest on this thread until it ends, or until it is left because of ``suspend`` (None).
