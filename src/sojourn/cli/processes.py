@@ -32,6 +32,7 @@ def record_dict(record: Any) -> dict[str, Any]:
 @click.option("-a", "--all", "everything", is_flag=True, help="Those that have ended too.")
 @json_option
 def ps(everything: bool, as_json: bool) -> None:
+    from sojourn.model.states import State
     from sojourn.store.home import Home
     from sojourn.store.hosts import Hosts
     from sojourn.store.table import ProcessTable
@@ -46,17 +47,11 @@ def ps(everything: bool, as_json: bool) -> None:
     now = time.time()
     rows = []
     for record in records:
-        ran = (record.ended_s or now) - (record.started_s or record.created_s)
-        rows.append(
-            (
-                record.pid,
-                str(record.state),
-                _how(record),
-                duration(ran),
-                size(record.memory_bytes),
-                record.name,
-            )
-        )
+        ran = duration((record.ended_s or now) - (record.started_s or record.created_s))
+        memory = size(record.memory_bytes)
+        if record.state is State.SUSPENDED:  # it takes neither
+            ran = memory = "-"
+        rows.append((record.pid, str(record.state), _how(record), ran, memory, record.name))
     print_table(("PID", "STATE", "END", "TIME", "MEMORY", "PROGRAM"), rows)
 
 
@@ -135,7 +130,7 @@ def kill(reason: str, as_json: bool, pids: tuple[str, ...]) -> None:
                     raise UsageError(f"the process {pid} has ended already", f"See: sojourn inspect {pid}")
                 if not request_kill(home, pid, reason):
                     Hosts(home).reap(table)
-                results.append({"pid": pid, "state": _wait_end(table, pid)})
+                results.append({"pid": pid, "state": _wait_end(home, table, pid, reason)})
             except SojournError as error:
                 failed = True
                 show_error(error, as_json)
@@ -149,9 +144,15 @@ def _pause() -> None:
     time.sleep(_POLL_S)
 
 
-def _wait_end(table: Any, pid: str) -> str:
+def _wait_end(home: Any, table: Any, pid: str, reason: str) -> str:
+    from sojourn.host.asking import end_suspended
+    from sojourn.model.states import State
+
     deadline = time.monotonic() + _END_S
     while not (state := table.get(pid).state).final:
+        if state is State.SUSPENDED:  # no host that could be asked, or it suspended the process instead
+            end_suspended(home, table, pid, reason)
+            continue
         if time.monotonic() > deadline:
             raise UsageError(f"the process {pid} has not ended", f"Try: kill -9 {table.get(pid).os_pid}")
         time.sleep(_POLL_S)

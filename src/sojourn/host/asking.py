@@ -14,20 +14,81 @@ import time
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
+from sojourn.model import errors
 from sojourn.model.errors import ProcessFailedError, ProcessStateError, SojournError
-from sojourn.store.checkpoints import Saved
+from sojourn.model.states import Ending, State
+from sojourn.store.checkpoints import Checkpoints, Saved
 from sojourn.store.control import send_control
 from sojourn.store.files import write_atomic
 from sojourn.store.home import Home
+from sojourn.store.hosts import Hosts
+from sojourn.store.table import ProcessTable
 
 ANSWER_TIMEOUT_S = 600.0
+REACH_TIMEOUT_S = 10.0
 _POLL_S = 0.005
+_LOOK_S = 0.25  # how often an asker looks whether the host still lives
+_GRACE_S = 2.0
+_REACH_POLL_S = 0.05
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 
 
 def request_kill(home: Home, pid: str, reason: str) -> bool:
     """Ask the OS process that runs ``pid`` to end it; False when there is none."""
-    return send_control(home.processes / pid / "control", {"request": "kill", "reason": reason})
+    return _reach(home, pid, {"request": "kill", "reason": reason})
+
+
+def end_suspended(home: Home, table: ProcessTable, pid: str, reason: str) -> bool:
+    """End a process that no host runs, and drop its checkpoints; False when it is not suspended (any more).
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    ending = Ending(State.KILLED, reason=reason)
+    ended = table.transition(pid, State.SUSPENDED, State.KILLED, ending=ending, ended_s=time.time())
+    if ended is not None:
+        Checkpoints(home.checkpoints).remove(pid)
+    return ended is not None
+
+
+def _reach(home: Home, pid: str, message: dict[str, object]) -> bool:
+    """Send a request to the host of a process; False when no host runs it.
+
+    A host that has just taken the process over may not listen yet.
+    """
+    deadline_s = time.monotonic() + REACH_TIMEOUT_S
+    while not send_control(home.processes / pid / "control", message):
+        if not _served(home, pid) or time.monotonic() > deadline_s:
+            return False
+        time.sleep(_REACH_POLL_S)
+    return True
+
+
+def _served(home: Home, pid: str) -> bool:
+    """Whether a host that lives runs the process."""
+    with ProcessTable.open(home) as table:
+        record = table.get(pid)
+    return record.state is State.RUNNING and record.host_id is not None and Hosts(home).alive(record.host_id)
+
+
+def _await(home: Home, pid: str, path: Path, timeout_s: float) -> None:
+    """Wait for an answer."""
+    now_s = time.monotonic()
+    deadline_s, look_s, served = now_s + timeout_s, now_s + _LOOK_S, True
+    while not path.exists():
+        now_s = time.monotonic()
+        if now_s > deadline_s:
+            raise ProcessFailedError(
+                f"the host of {pid} did not answer within {timeout_s:g} s"
+                if served
+                else f"process {pid} ended before it could be stored"
+            )
+        if served and now_s > look_s:
+            look_s = now_s + _LOOK_S
+            served = _served(home, pid)
+            if not served:  # the answer may be on its way
+                deadline_s = now_s + _GRACE_S
+        time.sleep(_POLL_S)
 
 
 def request_checkpoint(home: Home, pid: str, *, stop: bool, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
@@ -43,20 +104,22 @@ def request_checkpoint(home: Home, pid: str, *, stop: bool, timeout_s: float = A
     token = secrets.token_hex(8)
     path = reply_path(home, pid, token)
     request = {"request": "checkpoint", "stop": stop, "token": token}
-    if not send_control(home.processes / pid / "control", request):
+    if not _reach(home, pid, request):
         raise ProcessStateError(f"no host runs process {pid}", "Try: sojourn ps --all")
-    deadline_s = time.monotonic() + timeout_s
-    while not path.exists():
-        if time.monotonic() > deadline_s:
-            raise ProcessFailedError(f"the host of {pid} did not answer within {timeout_s:g} s")
-        if not (home.processes / pid / "control").exists() and not path.exists():
-            raise ProcessFailedError(f"process {pid} ended before it could be stored")
-        time.sleep(_POLL_S)
+    _await(home, pid, path, timeout_s)
     reply = json.loads(path.read_bytes())
     path.unlink(missing_ok=True)
     if "digest" not in reply:
-        raise ProcessFailedError(reply["error"], reply.get("hint", ""))
+        raise _error(reply)
     return str(reply["digest"])
+
+
+def _error(reply: dict[str, str]) -> SojournError:
+    """The error that a host answered with, of the type that it was."""
+    kind = getattr(errors, reply.get("type", ""), None)
+    if not (isinstance(kind, type) and issubclass(kind, SojournError)) or kind is errors.GuestError:
+        kind = ProcessFailedError
+    return kind(reply["error"], reply.get("hint", ""))
 
 
 def reply_path(home: Home, pid: str, token: str) -> Path:
@@ -72,7 +135,7 @@ def answer(path: Path, done: Future[Saved]) -> None:
     except CancelledError:
         reply = {"error": "the process ended before it could be stored"}
     except SojournError as error:
-        reply = {"error": error.message, "hint": error.hint}
+        reply = {"error": error.message, "hint": error.hint, "type": type(error).__name__}
     except Exception as error:  # noqa: BLE001 - the asker must hear of it
         reply = {"error": f"internal error: {error!r}"}
     if os.path.isdir(path.parent):  # noqa: PTH112

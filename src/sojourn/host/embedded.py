@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from sojourn.model.errors import ProcessStateError, SojournError, StoreError
 from sojourn.model.progress import Progress
 from sojourn.model.states import Ending, State
-from sojourn.store.checkpoints import Saved
+from sojourn.store.checkpoints import Saved, Stored
 from sojourn.store.control import ControlReceiver
 from sojourn.store.home import Home
 from sojourn.store.hosts import Hosts
@@ -57,8 +57,10 @@ class HostedProcess:
         self.request = request
         self.epoch = epoch
         self.line = Line(pid, request, epoch)
+        self.recorded: Future[None] = Future()  # done once the table says how this life of it ended
         self._running: RunningProcess | None = None
         self._killed: str | None = None
+        self._early: list[Callable[[RunningProcess], None]] = []  # asked for before it ran
         self._lock = threading.Lock()
 
     def started(self, running: RunningProcess) -> None:
@@ -66,6 +68,9 @@ class HostedProcess:
             self._running = running
             if self._killed is not None:
                 running.kill(self._killed)
+            early, self._early = self._early, []
+        for ask in early:
+            ask(running)
 
     def wait(self, timeout_s: float | None = None) -> Ending | None:
         """How it ended, or None when it has not after ``timeout_s``."""
@@ -73,9 +78,14 @@ class HostedProcess:
         return self._running.wait(timeout_s)
 
     def at_rest(self, work: Callable[[VirtualMachine], T], *, stop: bool) -> Future[T]:
-        """Do something while the guest stands still (``RunningProcess.at_rest``)."""
-        assert self._running is not None
-        return self._running.at_rest(work, stop=stop)
+        """Do something while the guest stands still (``RunningProcess.at_rest``), as soon as it runs."""
+        with self._lock:
+            running = self._running
+            if running is None:
+                later: Future[T] = Future()
+                self._early.append(lambda now: _pass_on(now.at_rest(work, stop=stop), later))
+                return later
+        return running.at_rest(work, stop=stop)
 
     def kill(self, reason: str) -> None:
         with self._lock:
@@ -181,6 +191,7 @@ class EmbeddedHost:
                 epoch=process.epoch,
                 host_id=self._presence.host_id,
                 os_pid=os.getpid(),
+                started_s=record.started_s or time.time(),
             )
             if claimed is None:
                 raise ProcessStateError(f"process {pid} is being resumed by somebody else", "Try: sojourn ps")
@@ -202,10 +213,8 @@ class EmbeddedHost:
             ContextError: the file cannot be used.
         """
         with self.keeper.store.open_file(path) as stored:
-            request = self.keeper.request_of(stored.context)
-            pid = self._record(request, State.SUSPENDED)
-            self.keeper.fork(stored, pid)
-        return pid
+            stored.verify()  # before there is a process that could never go on
+            return self._forked(stored, self.keeper.request_of(stored.context))
 
     def fork(self, pid: str, count: int = 1) -> list[str]:
         """Make new processes, suspended, that go on where the last checkpoint of ``pid`` was made.
@@ -218,15 +227,20 @@ class EmbeddedHost:
             raise ProcessStateError(f"process {pid} has no checkpoint", f"Try: sojourn checkpoint {pid}")
         with stored:
             request = self.keeper.request_of(stored.context)
-            made = []
-            for _ in range(count):
-                made.append(self._record(request, State.SUSPENDED))
-                self.keeper.fork(stored, made[-1])
-        return made
+            return [self._forked(stored, request) for _ in range(count)]
+
+    def _forked(self, stored: Stored, request: LaunchRequest) -> str:
+        """A new process, suspended, that goes on from a checkpoint. There is no record without one."""
+        pid = self._table.unused_pid()
+        self.keeper.fork(stored, pid)
+        self._record(request, State.SUSPENDED, pid)
+        return pid
 
     def checkpoint(self, process: HostedProcess, *, stop: bool = False) -> Future[Saved]:
-        """Store a running process; ``stop`` leaves it suspended, its memory freed (*evict*)."""
-        return process.at_rest(lambda machine: self.keeper.save(process.line, machine), stop=stop)
+        """Store a running process; ``stop`` leaves it suspended, its memory freed (*evict*). The future is
+        done when others can see that: whoever hears of it may resume the process at once."""
+        saved = process.at_rest(lambda machine: self.keeper.save(process.line, machine), stop=stop)
+        return _once_recorded(process, saved) if stop else saved
 
     def _on_checkpoint(self, process: HostedProcess, message: dict[str, Any]) -> None:
         """Another operating-system process asks for a checkpoint; the answer goes into a file."""
@@ -250,8 +264,8 @@ class EmbeddedHost:
             identity,
         )
 
-    def _record(self, request: LaunchRequest, state: State = State.QUEUED) -> str:
-        pid = self._table.unused_pid()
+    def _record(self, request: LaunchRequest, state: State = State.QUEUED, pid: str | None = None) -> str:
+        pid = pid or self._table.unused_pid()
         owned = state is not State.SUSPENDED
         record = ProcessRecord(
             pid=pid,
@@ -286,6 +300,7 @@ class EmbeddedHost:
         if output_bytes is not None:
             cut_output(path, output_bytes)
         log = undo.enter_context(OutputWriter(path))
+        process.line.log = log
         control = ControlReceiver(folder / "control")
         self._watcher.add(control, process)
         undo.callback(self._watcher.remove, control)
@@ -312,6 +327,7 @@ class EmbeddedHost:
             self._end_or_warn(pid, ending, process.usage())
             with self._lock:
                 self._processes.discard(process)
+            process.recorded.set_result(None)
 
         try:
             with self._lock:
@@ -363,6 +379,7 @@ class EmbeddedHost:
             memory_bytes=used.memory_bytes,
             output_bytes=used.output_bytes,
         )
+        self.keeper.store.remove(pid)  # nothing goes on from there any more
 
     def close(self) -> None:
         """End what still runs, and let go of everything."""
@@ -389,6 +406,34 @@ def _not_started(error: BaseException) -> Ending:
         return Ending(State.KILLED, reason=INTERRUPTED)
     reason = str(error) if isinstance(error, SojournError) else f"internal error: {error!r}"
     return Ending(State.FAILED, reason=reason.partition("\n")[0])
+
+
+def _pass_on(inner: Future[T], outer: Future[T]) -> None:
+    """Let ``outer`` become what ``inner`` becomes."""
+
+    def done(inner: Future[T]) -> None:
+        if inner.cancelled():
+            outer.cancel()
+        elif (error := inner.exception()) is not None:
+            outer.set_exception(error)
+        else:
+            outer.set_result(inner.result())
+
+    inner.add_done_callback(done)
+
+
+def _once_recorded(process: HostedProcess, saved: Future[Saved]) -> Future[Saved]:
+    """What ``saved`` becomes; if that is a checkpoint, not before the process is recorded as suspended."""
+    outer: Future[Saved] = Future()
+
+    def done(saved: Future[Saved]) -> None:
+        if saved.cancelled() or saved.exception() is not None:
+            _pass_on(saved, outer)
+        else:
+            process.recorded.add_done_callback(lambda _: _pass_on(saved, outer))
+
+    saved.add_done_callback(done)
+    return outer
 
 
 def _log_bytes(folder: Path) -> int:

@@ -21,6 +21,7 @@ from sojourn.model.limits import Limits
 from sojourn.store.checkpoints import Checkpoints, Saved, Stored
 from sojourn.store.files import write_atomic
 from sojourn.store.home import Home
+from sojourn.store.output import OutputWriter
 from sojourn.vm.process.images import ImageStore
 from sojourn.vm.process.snapshots import context_of, take
 from sojourn.vm.process.virtual_machine import VirtualMachine
@@ -40,6 +41,7 @@ class Line:
         epoch: of its owner.
         sequence: of the next checkpoint.
         previous: the last one, open, whose chunks the next one shares.
+        log: where its output is recorded.
     """
 
     pid: str
@@ -47,6 +49,7 @@ class Line:
     epoch: int
     sequence: int = 0
     previous: Stored | None = None
+    log: OutputWriter | None = None
 
     def close(self) -> None:
         if self.previous is not None:
@@ -75,6 +78,8 @@ class Keeper:
                 f"its memory holds secrets ({names}), which must never be in a checkpoint",
                 "Try: run it without --secret; a granted file can be read when it is needed",
             )
+        if line.log is not None:
+            line.log.flush()  # what the checkpoint counts as written must not be lost with us
         snapshot = take(machine)
         context = context_of(
             snapshot,

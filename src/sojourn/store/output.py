@@ -240,6 +240,7 @@ class _Reader:
         self._path = path
         self._wanted = start
         self._fd: int | None = None
+        self._last = 0, b""  # where the last frame lay, and its header
         self.position = 0  # of the next frame in the file
         self.offset = 0  # of its output
 
@@ -248,13 +249,23 @@ class _Reader:
             os.close(self._fd)
 
     def available(self) -> Iterator[Output]:
+        self._look_back()
         while (frame := self.frame()) is not None:
             time_ns, payload = frame
             for stream, chunk in _chunks(payload):
                 begin, self.offset = self.offset, self.offset + len(chunk)
                 if self.offset > self._wanted:
                     skipped = max(0, self._wanted - begin)
+                    self._wanted = self.offset
                     yield Output(stream, begin + skipped, time_ns, bytes(chunk[skipped:]))
+
+    def _look_back(self) -> None:
+        """Begin again when what was read last is not there any more: it was cut off (``cut_output``). What
+        was given already is not given again."""
+        position, header = self._last
+        if header and self._fd is not None and os.pread(self._fd, len(header), position) != header:
+            self.position = self.offset = 0
+            self._last = 0, b""
 
     def frame(self) -> tuple[int, memoryview] | None:
         """The next frame if it is whole."""
@@ -270,6 +281,7 @@ class _Reader:
         payload = os.pread(fd, length, self.position + _HEADER.size)
         if len(payload) < length or zlib.crc32(payload, zlib.crc32(header[4:])) != checksum:
             return None
+        self._last = self.position, header
         self.position += _HEADER.size + length
         return time_ns, memoryview(payload)
 
