@@ -146,3 +146,20 @@ def test_a_state_that_is_not_whole_and_limits_that_are_too_low(module: CompiledM
             machine(module, bytes, state | {name: -1})
     with pytest.raises(LimitError, match="file_bytes: .* is less than a guest has already"):
         machine(module, bytes, state, Limits(file_bytes=2500))
+
+
+def test_a_start_function_runs_once_in_the_life_of_a_process(home: Home) -> None:
+    begun = "(func $begin (global.set $begun (i32.add (global.get $begun) (i32.const 1)))) (start $begin)"
+    exit_so = "(call $exit (global.get $begun))"
+    text = PROGRAM.replace("(func $must", f"(global $begun (mut i32) (i32.const 0)) {begun} (func $must", 1)
+    assert text.endswith("(i32.const 8)))))")
+    code = wat(text[:-2] + exit_so + "))")
+    module = CompiledModules(home, Silent()).get("1" * 64, lambda: code, "program")
+    output = bytearray()
+    one = left(module, output)
+    two = moved(one, machine(module, output.extend, unpack(pack(one.save_system()))))
+    one.close()
+    ending = two.go_on()
+    assert ending is not None
+    assert (ending.exit_code, bytes(output)) == (1, b"ahello")
+    two.close()

@@ -104,7 +104,7 @@ class VirtualMachine:
             instance.leavable = True  # a machine just made from a checkpoint can be left again
             return self._result(instance.resume(records))
 
-        return self.run(resume)
+        return self._live(resume)
 
     def run(self, enter: Callable[[Instance], int | None]) -> Ending | None:
         """Run the guest on this thread until it ends, or until it is left because of ``suspend`` (None).
@@ -112,11 +112,19 @@ class VirtualMachine:
         Args:
             enter: calls into the instance; what it returns is the exit status (None: 0).
         """
+
+        def first(instance: Instance) -> int | None:
+            if instance.has_function(START):  # once in the life of a process, so not when it goes on
+                instance.call(START)
+            return enter(instance)
+
+        return self._live(first)
+
+    def _live(self, enter: Callable[[Instance], int | None]) -> Ending | None:
+        """Run the guest until it ends or is left."""
         self.surroundings.enter_thread()
         try:
             self._check()
-            if self.instance.has_function(START):
-                self.instance.call(START)
             ending = Ending(State.EXITED, (enter(self.instance) or 0) & 0xFF)
         except ProcessExit as error:
             ending = Ending(State.EXITED, error.code & 0xFF)
