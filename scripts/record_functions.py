@@ -164,9 +164,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt, io
 fig, ax = plt.subplots(); ax.plot([1, 2, 3]); ax.set_title("t"); fig.savefig(io.BytesIO(), format="png")
 """
-# name, imports of the image, and what the program does after them
+# Name, imports of the image, and what the program does after them. The first is what a start waits for.
 LAYERS = (
-    ("", (), PLAIN),
+    ("start", (), "print('hello')"),
+    ("plain", (), PLAIN),
     ("numpy", ("numpy",), NUMPY),
     ("pandas", ("numpy", "pandas"), PANDAS),
     ("matplotlib", ("numpy", "matplotlib"), MATPLOTLIB),
@@ -237,10 +238,11 @@ def main() -> None:
         home = Home.open(Path(folder))
         runtime = PythonRuntime(home, Marked(home, Silent()), Silent())
         seen: set[int] = set()
-        layers = {}
+        layers: dict[str, dict[str, object]] = {}
         for name, imports, program in LAYERS:
             found = record(runtime, imports, program)
-            layers[name] = differences(found - seen)
+            needs = [package for package in ("plain", *imports) if package != name and package in layers]
+            layers[name] = {"needs": needs, "functions": differences(found - seen)}
             print(name or "plain", len(found - seen), "functions", file=sys.stderr, flush=True)
             seen |= found
         OUT.write_text(json.dumps({runtime.artifacts.module_digest: layers}, indent=1) + "\n")

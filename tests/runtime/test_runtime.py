@@ -16,6 +16,7 @@ from sojourn.store.home import Home
 from sojourn.vm.process.compiled import CompiledModules
 from sojourn.vm.process.engine import THREAD_STACK_BYTES
 from sojourn.vm.process.monitor import RunningProcess
+from sojourn.vm.process.partition import recorded
 from sojourn.vm.process.runtime import PythonRuntime, PythonStart
 from sojourn.vm.process.streams import Collected, Feed, Streams
 
@@ -132,3 +133,11 @@ def test_a_module_that_is_none_leaves_nothing_behind(home: Home) -> None:
     with pytest.raises(ModuleError):
         CompiledModules(home, Silent()).get("sha256:bad", lambda: b"no module", "bad")
     assert list(home.cache.iterdir()) == []
+
+
+def test_what_runs_at_the_start_is_recorded_for_this_runtime(runtime: PythonRuntime) -> None:
+    """Without a record for it the whole runtime would be compiled before the first line runs."""
+    record = recorded(runtime.artifacts.module_digest)
+    assert record is not None
+    assert [layer.name for layer in record.layers[:3]] == ["start", "plain", "numpy"]
+    assert record.parts_for(["pandas"]) == [1, 2, 3]

@@ -7,13 +7,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sojourn.model.errors import SojournError
 
 from .common import Examples, json_option, print_json, size
+
+if TYPE_CHECKING:
+    from sojourn.store.home import Home
 
 _DISK_BYTES = 2_000_000_000
 _MEMORY_BYTES = 5_000_000_000
@@ -107,14 +110,31 @@ def _compiled() -> Finding:
     from sojourn.model.progress import Silent
     from sojourn.store.home import Home
     from sojourn.vm.process.artifacts import find_python
-    from sojourn.vm.process.compiled import CompiledModules, estimate_s
+    from sojourn.vm.process.compiled import CompiledModules, base_estimate_s, estimate_s
+    from sojourn.vm.process.partition import recorded
 
-    found = find_python()
-    if CompiledModules(Home.open(), Silent()).path(found.module_digest).exists():
-        return Finding("compiled runtime", True, "there")
-    seconds = estimate_s(found.module.stat().st_size)
+    found, home = find_python(), Home.open()
+    modules, record = CompiledModules(home, Silent()), recorded(found.module_digest)
+    if modules.path(found.module_digest).exists():
+        return Finding("compiled runtime", True, "there, whole")
+    split = modules.split_path(found.module_digest)
+    if split is not None and split.exists():
+        return Finding("compiled runtime", True, f"there, in parts; {_completing(home)}")
+    if record is None:
+        seconds = estimate_s(found.module.stat().st_size)
+    else:
+        seconds = base_estimate_s(found.module.read_bytes(), record)
     about = f"not yet; the first Python program will wait about {seconds or 0:.0f} s for it"
     return Finding("compiled runtime", True, about, "To do it now: sojourn image build")
+
+
+def _completing(home: Home) -> str:
+    """What is to be expected of the whole runtime, when there are only parts of it."""
+    from sojourn.vm.process.completing import ATTEMPTS_MAX, attempts
+
+    if attempts(home) >= ATTEMPTS_MAX:
+        return "the whole could not be compiled in the background (remove the cache to try again)"
+    return "the whole is compiled in the background, and used when it is there"
 
 
 def _packages() -> dict[str, str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -324,6 +325,15 @@ def segment_name(key: Segment) -> str:
     """Under which name twins and parts find a segment function."""
     kind, segment, name = key
     return f"{PREFIX}s{kind:x}.{segment}.{name}"
+
+
+_OF_FUNCTION = re.compile(PREFIX + r"(?:f(\d+)|c(\d+)\.\d+)")
+
+
+def function_of(name: str) -> int:
+    """The function that a name of ``export_name`` or ``continuation_name`` is about, or -1."""
+    found = _OF_FUNCTION.fullmatch(name)
+    return int(found[1] or found[2]) if found else -1
 
 
 def taken_name(function: int) -> str:

@@ -343,6 +343,19 @@ def _with_stubs(
     return made
 
 
+def _free_gaps_of_types(module: Module, spaces: IndexSpaces, target: BaseTarget, plan: Plan) -> None:
+    """Give what stands for functions that nothing in the base names a type without values: the engine spends
+    several times as long on one with parameters."""
+    nothing = target.types.index(FuncType((), ()))
+    gaps = plan.owners.keys() - set(plan.stubs)
+    first = spaces.functions_imported
+    kinds = [
+        uleb(nothing if function in gaps else kind)
+        for function, kind in enumerate(spaces.functions[first:], first)
+    ]
+    module.replace(SectionId.FUNCTION, uleb(len(kinds)) + b"".join(kinds))
+
+
 class Dispatchers(Protocol):
     """Where a module that is being made has the dispatchers."""
 
@@ -402,6 +415,8 @@ def _assemble(
             own.append(code)
             kinds.append(target.types.index(FuncType(tuple(params), tuple(results))))
             names.append(continuation_name(function, site))
+    if plan:
+        _free_gaps_of_types(module, spaces, target, plan)
     module.append_to(SectionId.FUNCTION, [uleb(kind) for kind in kinds])
     _rewrite_references(module, target)
     _add_tables(module, target, plan)

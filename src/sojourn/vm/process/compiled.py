@@ -16,15 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from sojourn.model.errors import ModuleError
 from sojourn.model.progress import Progress
-from sojourn.store.files import verified, write_verified
-from sojourn.store.home import Home, need_space
-from sojourn.wasm import instrument
+from sojourn.store.files import translated, verified, write_verified
+from sojourn.store.home import Home, need_space, try_lock
+from sojourn.wasm import Module, instrument
 
 from .engine import (
     CompiledModule,
@@ -35,7 +35,9 @@ from .engine import (
     load_module,
     load_twin,
 )
-from .preparing import VERSION, Facts, prepare
+from .parting import Parts
+from .partition import Recorded, deferred, recorded
+from .preparing import VERSION, Facts, decode_plan, encode_plan, prepare
 from .resuming import ModuleResumer
 
 T = TypeVar("T")
@@ -44,7 +46,10 @@ COMPILED_BYTES_PER_BYTE = 6  # compiled code, for a byte of the original module,
 _CPU_SECONDS_PER_BYTE = 1.7e-6  # of the runtime, changed and compiled, where _CALIBRATION_S was measured
 _CALIBRATION_S = 0.034
 _STEP_S = 0.2
-_FACTS = ".facts"
+_FACTS, _PLAN = ".facts", ".plan"
+# What the base of a split module costs, in bytes of a module: what runs at the start is larger than most
+# functions, and each of the others has a stub or a gap, and is looked through for calls.
+_RESIDENT_TIMES, _STUB_BYTES = 2, 120
 _log = logging.getLogger(__name__)
 
 
@@ -77,21 +82,76 @@ class CompiledModules:
         return module
 
     def path(self, digest: str) -> Path:
+        """Where the compiled form of the whole module lies, when it is there."""
         return self._path(_key(digest))
+
+    def split_path(self, digest: str) -> Path | None:
+        """Where that of the base of the split module lies; None for a module that is never split."""
+        record = recorded(digest)
+        return None if record is None else self._path(_split_key(digest, record))
+
+    def complete(self, digest: str, read: Callable[[], bytes], what: str) -> bool:
+        """Compile the whole of a module that is in use split, unless somebody is at it.
+
+        Returns:
+            Whether it is there now.
+
+        Raises:
+            ModuleError: it cannot be compiled.
+        """
+        path = self.path(digest)
+        with translated(path):
+            held = try_lock(self._home.locks / path.stem)
+        if held is None:
+            return False
+        try:
+            if self._load(path) is None:
+                self._compile(path, read(), what)
+            return True
+        finally:
+            with suppress(OSError):
+                (self._home.locks / path.stem).unlink()
+            os.close(held)
 
     def _path(self, key: str) -> Path:
         return self._home.cache / (hashlib.sha256(key.encode()).hexdigest() + ".cwasm")
 
     def _find(self, digest: str, read: Callable[[], bytes], what: str) -> CompiledModule:
-        path = self.path(digest)
+        path, record = self.path(digest), recorded(digest)
         module = self._load(path)
+        if module is None and record is not None:
+            module = self._split(digest, record, read, what)
         if module is None:
-            waiting = lambda: self._progress.begin(f"waiting for {what}", None, None)  # noqa: E731
-            with self._home.lock(path.stem, waiting=waiting):
+            with self._locked(path, what):
                 module = self._load(path)  # another process may have made it meanwhile
                 module = module if module is not None else self._compile(path, read(), what)
+        key = _key(digest) if module.parts is None or record is None else _split_key(digest, record)
         module.resumer = ModuleResumer(
-            lambda: instrument(read()).code, module.facts, _key(digest), _TwinFiles(self._path)
+            lambda: instrument(read()).code, module.facts, key, _TwinFiles(self._path)
+        )
+        return module
+
+    def _locked(self, path: Path, what: str) -> AbstractContextManager[None]:
+        return self._home.lock(
+            path.stem, waiting=lambda: self._progress.begin(f"waiting for {what}", None, None)
+        )
+
+    def _split(self, digest: str, record: Recorded, read: Callable[[], bytes], what: str) -> CompiledModule:
+        """The base of a module that is split, and where its parts come from."""
+        key = _split_key(digest, record)
+        path = self._path(key)
+        module = self._load(path)
+        if module is None or not verified(path.with_suffix(_PLAN)):
+            with self._locked(path, what):
+                module = self._load(path)
+                if module is None or not verified(path.with_suffix(_PLAN)):
+                    module = self._compile(path, read(), what, record)
+        module.parts = Parts(
+            lambda: instrument(read()).code,
+            module.facts,
+            lambda: decode_plan(path.with_suffix(_PLAN).read_bytes()),
+            record.parts_for,
+            _PartFiles(_TwinFiles(self._path), key, lambda name: self._home.lock(self._path(name).stem)),
         )
         return module
 
@@ -105,17 +165,50 @@ class CompiledModules:
             _log.warning("compiled module %s is not for this engine (%s); making it anew", path, error)
             return None
 
-    def _compile(self, path: Path, original: bytes, what: str) -> CompiledModule:
+    def _compile(
+        self, path: Path, original: bytes, what: str, record: Recorded | None = None
+    ) -> CompiledModule:
+        """Compile a module, or only its base when there is a record of how to split it."""
         if len(original) > MODULE_BYTES_MAX:
             raise ModuleError(f"a module of {len(original):,} bytes; the most is {MODULE_BYTES_MAX:,}")
-        check_valid(original)
         need_space(self._home.cache, COMPILED_BYTES_PER_BYTE * len(original), f"compiling {what}")
-        with shown(self._progress, f"compiling {what}", lambda: estimate_s(len(original))):
-            prepared = prepare(original)
-            module = apart(lambda: compile_module(prepared))
+        if record is None:
+            check_valid(original)
+            with shown(self._progress, f"compiling {what}", lambda: estimate_s(len(original))):
+                prepared = prepare(original)
+                module = apart(lambda: compile_module(prepared))
+        else:  # known to be valid, as it was recorded; whatever is compiled is validated again
+            with shown(self._progress, f"compiling {what}", lambda: base_estimate_s(original, record)):
+                prepared = prepare(original, split=lambda marked: deferred(record, marked))
+                module = apart(lambda: compile_module(prepared))
+            assert prepared.plan is not None
+            write_verified(path.with_suffix(_PLAN), encode_plan(prepared.plan))
         write_verified(path.with_suffix(_FACTS), prepared.facts.encode())
         write_verified(path, module.serialize())
         return module
+
+
+class _PartFiles:
+    """Compiled parts in files, as twins are."""
+
+    def __init__(
+        self, files: _TwinFiles, key: str, lock: Callable[[str], AbstractContextManager[None]]
+    ) -> None:
+        self._files = files
+        self._key = key
+        self._lock = lock
+
+    def find(self, number: int) -> TwinModule | None:
+        return self._files.find(self._name(number))
+
+    def save(self, number: int, part: TwinModule) -> None:
+        self._files.save(self._name(number), part)
+
+    def lock(self, number: int) -> AbstractContextManager[None]:
+        return self._lock(self._name(number))
+
+    def _name(self, number: int) -> str:
+        return f"{self._key} part {number}"
 
 
 class _TwinFiles:
@@ -145,6 +238,17 @@ class _TwinFiles:
 def _key(digest: str) -> str:
     """Names a module, how it is changed before it is compiled, and what compiled code depends on."""
     return f"{digest} {VERSION} {fingerprint()}"
+
+
+def _split_key(digest: str, record: Recorded) -> str:
+    return f"{_key(digest)} split {record.digest}"
+
+
+def base_estimate_s(original: bytes, record: Recorded) -> float | None:
+    """As ``estimate_s``, for the base of a module that is split."""
+    _, starts = Module.parse(original).bodies()
+    resident = len(record.layers[0].functions) / max(1, len(starts)) * starts[-1]
+    return estimate_s(int(_RESIDENT_TIMES * resident + _STUB_BYTES * len(starts)))
 
 
 def estimate_s(module_bytes: int) -> float | None:

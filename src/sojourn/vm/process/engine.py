@@ -25,7 +25,18 @@ from wasmtime import _ffi
 
 from sojourn.model.errors import ModuleError
 from sojourn.vm.process.wasi.outside import LimitReached, Suspended
-from sojourn.wasm.additions import CONTROL, CONTROL_PAGES, FRAMES, REQUEST, RESUME, SAVE, TWINS, UNWINDING
+from sojourn.wasm.additions import (
+    CONTROL,
+    CONTROL_PAGES,
+    FRAMES,
+    PARTS,
+    REQUEST,
+    RESUME,
+    SAVE,
+    TWINS,
+    UNWINDING,
+    function_of,
+)
 from sojourn.wasm.twins import ENTER
 
 from .engine_modules import (
@@ -44,6 +55,7 @@ from .engine_modules import (
     kind_of,
     load_module,
     load_twin,
+    put_loader,
     running,
     set_bits,
     trap_new,
@@ -74,7 +86,7 @@ TABLES_MAX = 8 + 5  # the guest's, and ours: of twins, of parts, three for refer
 TICK_S = 0.01
 PAGE_BYTES = 1 << 16
 _CONTROL_BYTES = CONTROL_PAGES * PAGE_BYTES
-_INSTANCES_MAX = 1 << 16  # the guest's, and one for each twin
+_INSTANCES_MAX = 1 << 16  # the guest's, and one for each twin and part
 
 _mmap = ctypes.CFUNCTYPE(
     ctypes.c_void_p,
@@ -198,6 +210,7 @@ class Instance:
         self._control: Any = memoryview(b"")
         self._asking = threading.Lock()
         self._twins: dict[int, tuple[int, Any]] = {}  # by the identity of the twin: its place, its function
+        self._parts: dict[int, Any] = {}  # the parts that are here, by number
         needed = module.facts.memory_pages * PAGE_BYTES
         if needed > memory_bytes_max:
             raise MemoryError(f"its memory begins with {needed:,} bytes")
@@ -216,6 +229,8 @@ class Instance:
             memory = self._export("memory", _ffi.WASMTIME_EXTERN_MEMORY.value)
             self._memory: Any = None if memory is None else memory.memory
             self._attach_control()
+            if module.parts is not None:
+                put_loader(self._context, self._must("table", PARTS).table)
             self.refresh()
         except wasmtime.WasmtimeError as error:
             self._store.close()
@@ -309,20 +324,59 @@ class Instance:
             found = self._twins[id(twin)] = len(self._twins), self._instantiate_twin(twin)
         return found[0]
 
-    def _instantiate_twin(self, twin: TwinModule) -> Any:
-        imports = (_ffi.wasmtime_extern_t * len(twin.names))()
-        for item, name in zip(imports, twin.names, strict=True):
-            if not _ffi.wasmtime_instance_export_get(
-                self._context, ctypes.byref(self._instance), name, len(name), ctypes.byref(item)
-            ):
-                raise RuntimeError(f"the base module does not export {name.decode()}")
+    def fill(self, slot: int) -> None:
+        """Bring the part that fills a slot (used by the loader).
+
+        Raises:
+            ModuleError: the part cannot be made.
+            BaseException: the reason given to ``ask``, if it came while the part was being compiled.
+        """
+        assert self.module.parts is not None
+        self._part(self.module.parts.plan.part_of_slot(slot))
+
+    def _part(self, number: int) -> Any:
+        """A part of the module, instantiated now when it is not here yet."""
+        found = self._parts.get(number)
+        if found is None:
+            assert self.module.parts is not None
+            part = self.module.parts.get(number, self._wait_for_part)
+            found = self._parts[number] = self._instantiate(part)
+        return found
+
+    def _wait_for_part(self) -> None:
+        """A guest that waits for a part can be ended, but not left: no frame of it is saved there."""
+        if self.stopped is not None and not isinstance(self.stopped, Suspended):
+            raise self.stopped
+
+    def _find_shared(self, name: bytes, item: Any) -> None:
+        """Set ``item`` to what the base module, or the part that has it, exports under ``name``."""
+        if _ffi.wasmtime_instance_export_get(
+            self._context, ctypes.byref(self._instance), name, len(name), ctypes.byref(item)
+        ):
+            return
+        function = function_of(name.decode())
+        number = self.module.parts.plan.part_of_function(function) if self.module.parts else 0
+        if not number or not _ffi.wasmtime_instance_export_get(
+            self._context, ctypes.byref(self._part(number)), name, len(name), ctypes.byref(item)
+        ):
+            raise RuntimeError(f"neither the base module nor a part exports {name.decode()}")
+
+    def _instantiate(self, module: TwinModule) -> Any:
+        """An instance of a twin or part, linked to this one."""
+        imports = (_ffi.wasmtime_extern_t * len(module.names))()
+        for item, name in zip(imports, module.names, strict=True):
+            self._find_shared(name, item)
         made, trap = _ffi.wasmtime_instance_t(), ctypes.POINTER(_ffi.wasm_trap_t)()
         error = _ffi.wasmtime_instance_new(
-            *(self._context, twin.module.ptr(), imports, len(twin.names)),
+            *(self._context, module.module.ptr(), imports, len(module.names)),
             *(ctypes.byref(made), ctypes.byref(trap)),
         )
         if error:
             raise wasmtime.WasmtimeError._from_ptr(error)
+        return made
+
+    def _instantiate_twin(self, twin: TwinModule) -> Any:
+        made = self._instantiate(twin)
         item, name = _ffi.wasmtime_extern_t(), ENTER.encode()
         _ffi.wasmtime_instance_export_get(
             self._context, ctypes.byref(made), name, len(name), ctypes.byref(item)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.metadata import version
 from threading import get_ident
@@ -27,6 +27,7 @@ from wasmtime import _bindings, _ffi
 from sojourn.model.errors import ModuleError
 from sojourn.vm.process.wasi.abi import SIGNATURES
 from sojourn.vm.process.wasi.outside import Leave, LimitReached
+from sojourn.wasm.plan import LOADER_SLOT, Plan
 
 from .preparing import WASI_MODULE, Facts, Prepared
 
@@ -49,6 +50,8 @@ class Guest(Protocol):
     host_calls_left: int
 
     def leave(self) -> None: ...
+
+    def fill(self, slot: int) -> None: ...
 
     def stop(self, error: BaseException) -> int: ...
 
@@ -74,6 +77,28 @@ def fingerprint() -> str:
     return f"wasmtime-{version('wasmtime')} {machine} poll memory64 stack={WASM_STACK_BYTES}"
 
 
+class PartSource(Protocol):
+    """Has the parts of a module that is split, or makes them. Safe to use from several threads."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    def get(self, number: int, waiting: Callable[[], None]) -> TwinModule:
+        """A part, compiled.
+
+        Args:
+            waiting: called many times a second while it is being compiled; what it raises ends the wait.
+
+        Raises:
+            ModuleError: it cannot be compiled.
+        """
+        ...
+
+    def ahead(self, packages: Iterable[str]) -> None:
+        """Begin to make what imports of ``packages`` will call."""
+        ...
+
+
 class CompiledModule:
     """A module compiled for this machine, its imports resolved; shared by all its instances.
 
@@ -83,6 +108,7 @@ class CompiledModule:
         functions: the names of its exported functions.
         commands: those among them that take nothing and give nothing.
         resumer: how a guest that was left goes on; set by whoever has the original.
+        parts: where its parts come from when it is split (``wasm.plan``); None when it is whole.
     """
 
     def __init__(self, module: wasmtime.Module, facts: Facts) -> None:
@@ -92,6 +118,7 @@ class CompiledModule:
         self.functions = frozenset(facts.functions)
         self.commands = frozenset(name for name, kind in facts.functions.items() if kind == (0, 0))
         self.resumer: Any = None  # an engine.Resumer
+        self.parts: PartSource | None = None
         try:
             self._pre = _linker().instantiate_pre(module)
         except wasmtime.WasmtimeError as error:
@@ -104,11 +131,11 @@ class CompiledModule:
 
 
 class TwinModule:
-    """A compiled twin (``wasm.twins``).
+    """A compiled twin or part (``wasm.twins``, ``wasm.parts``).
 
     Attributes:
         names: of what it takes from its base module, in order.
-        record_bytes: the size of the record that it loads.
+        record_bytes: the size of the record that it loads; 0 for a part.
     """
 
     def __init__(self, module: wasmtime.Module, names: Sequence[str], record_bytes: int) -> None:
@@ -207,6 +234,7 @@ _define = ctypes.CFUNCTYPE(
     *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t),
     *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
 )(("wasmtime_linker_define_func_unchecked", _ffi.dll))
+_new_func = ctypes.CFUNCTYPE(None, *(ctypes.c_void_p,) * 6)(("wasmtime_func_new_unchecked", _ffi.dll))
 running: dict[int, Guest] = {}  # thread -> the instance whose guest it runs
 
 
@@ -238,6 +266,41 @@ def _callback(number: int, params: str, has_result: bool) -> Any:
 
 
 _callbacks: list[Any] = []  # as long as the linker, which is forever
+
+
+def _load_callback() -> Any:
+    """The C callback of the loader (``wasm.plan``): it takes a slot."""
+
+    def call(_env: int, _caller: int, address: int, _count: int) -> int | None:
+        instance = running[get_ident()]
+        try:
+            instance.fill(ctypes.c_uint32.from_address(address).value)
+            return None
+        except BaseException as error:  # noqa: BLE001 - nothing may cross into the engine
+            return instance.stop(error)
+
+    return _CALLBACK(call)
+
+
+@cache
+def _loader() -> tuple[Any, Any]:
+    return wasmtime.FuncType([wasmtime.ValType.i32()], []), _load_callback()
+
+
+def put_loader(context: Any, table: Any) -> None:
+    """Put the loader into the table of slots of an instance."""
+    kind, callback = _loader()
+    value: Any = _ffi.wasmtime_val_t()
+    value.kind = _ffi.WASMTIME_FUNCREF.value
+    _new_func(
+        ctypes.cast(context, ctypes.c_void_p),
+        ctypes.cast(kind.ptr(), ctypes.c_void_p),
+        ctypes.cast(callback, ctypes.c_void_p),
+        *(None, None, ctypes.addressof(value.of.funcref)),
+    )
+    error = _ffi.wasmtime_table_set(context, ctypes.byref(table), LOADER_SLOT, ctypes.byref(value))
+    if error:
+        raise wasmtime.WasmtimeError._from_ptr(error)
 
 
 @cache

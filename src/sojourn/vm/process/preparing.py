@@ -9,8 +9,8 @@ disk: they are stored beside it, because asking the engine for a module's export
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import msgpack
@@ -21,6 +21,7 @@ from sojourn.wasm.base import RESUMABLE_VERSION, make_resumable
 from sojourn.wasm.binary import FUNCTION, Import, UnsupportedFeatureError
 from sojourn.wasm.events import Suspensions
 from sojourn.wasm.index_spaces import IndexSpaces
+from sojourn.wasm.plan import Part, Plan
 
 from .transforming import runner_for
 
@@ -78,18 +79,27 @@ class Facts:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A module ready to be compiled. ``code_bytes`` is the size of its code section."""
+    """A module ready to be compiled. ``code_bytes`` is the size of its code section; ``plan`` says how it is
+    split."""
 
     code: bytes
     code_bytes: int
     facts: Facts
+    plan: Plan | None = None
 
 
-def prepare(original: bytes, *, inert: bool = False) -> Prepared:
+def prepare(
+    original: bytes,
+    *,
+    inert: bool = False,
+    split: Callable[[bytes], Sequence[Sequence[int]]] = lambda _: (),
+) -> Prepared:
     """Change a valid module into the one that is run.
 
     Args:
         inert: make one that can never be left, for comparison.
+        split: says for the marked module which functions each part is to have that is made later
+            (``wasm.plan``); none when it is not split.
 
     Raises:
         ModuleError: not a module, or one that cannot be made resumable.
@@ -100,7 +110,7 @@ def prepare(original: bytes, *, inert: bool = False) -> Prepared:
             raise UnsupportedFeatureError("garbage collection")
         run, done = runner_for(marked.code)
         try:
-            resumable = make_resumable(marked.code, suspends, run, inert=inert)
+            resumable = make_resumable(marked.code, suspends, run, inert=inert, deferred=split(marked.code))
         finally:
             done()
         module = Module.parse(resumable.code)
@@ -116,7 +126,18 @@ def prepare(original: bytes, *, inert: bool = False) -> Prepared:
         tuple(resumable.additions.plain()),
         not (resumable.tables or resumable.additions.references or resumable.additions.drops),
     )
-    return Prepared(resumable.code, len(module.section(10)), facts)
+    return Prepared(resumable.code, len(module.section(10)), facts, resumable.plan)
+
+
+def encode_plan(plan: Plan) -> bytes:
+    encoded: bytes = msgpack.packb([[astuple(part) for part in plan.parts], plan.stubs, plan.exported])
+    return encoded
+
+
+def decode_plan(data: bytes) -> Plan:
+    """Read what ``encode_plan`` wrote; the caller has verified every byte of it."""
+    parts, stubs, exported = msgpack.unpackb(data, use_list=False)
+    return Plan(tuple(Part(*part) for part in parts), stubs, exported)
 
 
 def suspends(item: Import) -> bool:

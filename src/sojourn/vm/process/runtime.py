@@ -25,6 +25,7 @@ from sojourn.model.progress import Progress
 from sojourn.model.states import State
 from sojourn.store.home import Home
 
+from . import completing
 from .artifacts import PythonArtifacts, find_python
 from .assembly import assemble
 from .compiled import CompiledModules, shown
@@ -43,6 +44,7 @@ from .filesystems import (
 from .guest import function_server_files
 from .images import Image, ImageInfo, ImageStore, image_digest, image_lock
 from .objects import fill_states, find_state, make_immortal
+from .partition import PLAIN
 from .snapshots import fresh_origin
 from .streams import Collected, Given, Streams
 from .virtual_machine import VirtualMachine
@@ -101,7 +103,8 @@ class PythonStart:
 class PythonRuntime:
     """CPython, compiled for this machine, and its images.
 
-    Making one compiles the interpreter when that was never done here, which takes about a minute.
+    Making one compiles what the start of the interpreter needs when that was never done here; the rest is
+    compiled when it is called, and whole in the background (``completing``).
 
     Raises:
         RuntimeUnavailableError: the runtime is not installed, or is damaged.
@@ -113,6 +116,7 @@ class PythonRuntime:
         self._progress = progress
         self._images = ImageStore(home)
         self._building = threading.Lock()
+        self._completing = False
         self._guest_files, self._guest_digest = guest_modules()
         self._guest = bundle(self._guest_files, GUEST_DEVICE)
         library = {self.artifacts.library_name: OnDisk(self.artifacts.library)}
@@ -145,7 +149,14 @@ class PythonRuntime:
                     digest, tuple(sorted(set(imports))), required
                 )
         _need(required, image.info.failed)
+        self._complete()
         return image
+
+    def _complete(self) -> None:
+        """Once for each runtime: see that the whole interpreter is compiled for later starts."""
+        if self._module.parts is not None and not self._completing:
+            self._completing = True
+            completing.begin(self._home)
 
     def find_image(self, digest: str) -> Image | None:
         """The image of that digest, if it is here."""
@@ -155,6 +166,8 @@ class PythonRuntime:
         what = (
             f"making an image of Python with {', '.join(imports)}" if imports else "making an image of Python"
         )
+        if self._module.parts is not None:
+            self._module.parts.ahead((PLAIN, *imports))
         with shown(self._progress, what, lambda: _IMAGE_ESTIMATE_S if imports else None):
             output = Collected(MIB)
             machine = self.start(None, _BUILD_LIMITS, Streams(Given(), output, output))
