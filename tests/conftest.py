@@ -48,16 +48,14 @@ def sojourn(runtime_home: Path, tmp_path: Path) -> Sojourn:
     return run
 
 
-_whole: list[bool] = []
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests with limits of time need a runtime that compiles nothing while it runs: the whole of it."""
-    if item.get_closest_marker("runtime") and not _whole:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests with limits of time need a runtime that compiles nothing while it runs: the whole of it. That takes
+    minutes on a fresh machine, so it is not done within the deadline of a test."""
+    if any(item.get_closest_marker("runtime") for item in session.items):
         from sojourn.model.progress import Silent
         from sojourn.vm.process.artifacts import find_python
         from sojourn.vm.process.compiled import CompiledModules
 
         found = find_python()
         modules = CompiledModules(Home.open(default_path()), Silent())
-        _whole.append(modules.complete(found.module_digest, found.read_module, "CPython"))
+        modules.complete(found.module_digest, found.read_module, "CPython")
