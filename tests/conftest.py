@@ -49,8 +49,8 @@ def sojourn(runtime_home: Path, tmp_path: Path) -> Sojourn:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tests with limits of time need a runtime that compiles nothing while it runs: the whole of it. That takes
-    minutes on a fresh machine, so it is not done within the deadline of a test."""
+    """Tests with limits of time need a runtime that compiles nothing while it runs: the whole of it. That
+    takes minutes on a fresh machine, so it is not done within the deadline of a test."""
     if any(item.get_closest_marker("runtime") for item in session.items):
         from sojourn.model.progress import Silent
         from sojourn.vm.process.artifacts import find_python
