@@ -7,6 +7,7 @@ import os
 import pty
 import random
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -297,7 +298,7 @@ def _of_format(data: bytes, number: int) -> bytes:
 
 
 def test_files_that_are_no_contexts_are_refused(cli: Commands, tmp_path: Path) -> None:
-    mine = f"damaged {tmp_path.name}"
+    mine = f"damaged {secrets.token_hex(8)}"  # the home is shared with other runs
     pid = suspended(cli, mine, ASKING)
     assert cli("checkpoint", pid, "-o", "good.context").returncode == 0
     good = (tmp_path / "good.context").read_bytes()
