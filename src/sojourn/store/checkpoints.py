@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -45,6 +44,7 @@ from sojourn.model.errors import (
 from .chunks import SUFFIX as PACK_SUFFIX
 from .chunks import PackFile, copy_bytes, pack_in_memory, write_pack_file, write_pack_to, write_pieces
 from .files import remove_stale, replacing, sync_directory, translated
+from .home import lock_opened
 from .stored import CONTEXT_SUFFIX, DIGEST, HINT_OLDER, Stored, contexts_in, decode_file, open_context
 
 __all__ = ["Checkpoints", "Entry", "Saved", "Stored"]
@@ -396,17 +396,7 @@ class Checkpoints:
             if make:
                 return None  # somebody removed it this very moment
             raise UnknownProcessError(f"{folder.name} has no checkpoint", "Try: sojourn ps") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), folder.lstat()):
-                return descriptor
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        return None
+        return lock_opened(descriptor, folder)
 
     def _make(self, folder: Path) -> None:
         try:

@@ -229,6 +229,14 @@ def try_lock(path: Path) -> int | None:
     The lock is on the file that has this name *now*: one that was removed meanwhile is let go.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    return lock_opened(descriptor, path)
+
+
+def lock_opened(descriptor: int, path: Path) -> int | None:
+    """Lock what was opened as ``path``, a file or a directory, as ``try_lock`` does.
+
+    ``descriptor`` is closed when it is not returned.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), path.lstat()):
