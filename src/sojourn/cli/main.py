@@ -30,6 +30,7 @@ COMMANDS = {
     "fork": ("checkpoints", "Make new processes that go on where one is."),
     "evict": ("checkpoints", "Store processes and free their memory."),
     "image": ("image", "Make, list and remove warm images."),
+    "code": ("code", "Hand compiled code to other machines, and take it from them."),
     "doctor": ("doctor", "Say what works on this machine, and what to install for the rest."),
     "completion": ("completion", "Print a completion script for a shell."),
 }

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from sojourn.model.errors import ModuleError
 from sojourn.model.progress import Progress
-from sojourn.store.files import translated, verified, write_verified
+from sojourn.store.files import remove_verified, translated, verified, write_verified
 from sojourn.store.home import Home, need_space, try_lock
 from sojourn.wasm import Module, instrument
 
@@ -81,9 +81,47 @@ class CompiledModules:
                 module = self._loaded.setdefault(digest, module)
         return module
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for files that are not kept."""
+        return self._home.tmp
+
     def path(self, digest: str) -> Path:
         """Where the compiled form of the whole module lies, when it is there."""
         return self._path(_key(digest))
+
+    def facts_path(self, digest: str) -> Path:
+        """Where the facts about that lie."""
+        return self.path(digest).with_suffix(_FACTS)
+
+    def whole(self, digest: str, read: Callable[[], bytes], what: str) -> Path:
+        """``path``, compiled now when it is not there; also of a module that is otherwise split.
+
+        Raises:
+            ModuleError: it cannot be compiled.
+        """
+        path = self.path(digest)
+        if self._load(path) is None:
+            with self._locked(path, what):
+                if self._load(path) is None:
+                    self._compile(path, read(), what)
+        return path
+
+    def put(self, digest: str, facts: bytes, code: bytes | bytearray) -> None:
+        """Take the compiled form of a whole module from somebody who is trusted (``handover``).
+
+        Raises:
+            ValueError: the engine cannot use it; nothing of it is kept.
+            StoreError: the cache cannot be written.
+        """
+        path = self.path(digest)
+        with self._locked(path, "compiled code"):
+            write_verified(path.with_suffix(_FACTS), facts)
+            write_verified(path, code)
+            if self._load(path) is None:
+                remove_verified(path)
+                remove_verified(path.with_suffix(_FACTS))
+                raise ValueError("it is not what it says")
 
     def split_path(self, digest: str) -> Path | None:
         """Where that of the base of the split module lies; None for a module that is never split."""

@@ -40,6 +40,8 @@ from sojourn.wasm.additions import (
 from sojourn.wasm.twins import ENTER
 
 from .engine_modules import (
+    COMPILER_FLAGS,
+    ENGINE_VERSION,
     IMPORTS,
     THREAD_STACK_BYTES,
     CompiledModule,
@@ -63,6 +65,8 @@ from .engine_modules import (
 from .preparing import WASI_MODULE
 
 __all__ = [
+    "COMPILER_FLAGS",
+    "ENGINE_VERSION",
     "IMPORTS",
     "THREAD_STACK_BYTES",
     "WASI_MODULE",

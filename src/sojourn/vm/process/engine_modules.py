@@ -36,6 +36,10 @@ from .preparing import WASI_MODULE, Facts, Prepared
 WASM_STACK_BYTES = 64 << 20
 THREAD_STACK_BYTES = WASM_STACK_BYTES + (4 << 20)  # the host functions run on the same stack
 
+ENGINE_VERSION = version("wasmtime")
+# What the engine's command-line tool must be told to compile as ``engine`` does.
+COMPILER_FLAGS = ("-C", "cache=n,collector=drc", "-W", "memory64=y,branch-hinting=y")
+
 # Every function a guest can import: (module, name, parameters, has a result).
 IMPORTS: tuple[tuple[str, str, str, bool], ...] = (
     *((WASI_MODULE, name, params, name != "proc_exit") for name, params in SIGNATURES.items()),
@@ -71,10 +75,10 @@ def engine() -> wasmtime.Engine:
 
 
 @cache
-def fingerprint() -> str:
+def fingerprint(machine: str = platform.machine()) -> str:
     """What compiled code depends on besides the module: engine version, CPU and configuration."""
-    machine = f"{platform.machine()} {platform.system()}"
-    return f"wasmtime-{version('wasmtime')} {machine} poll memory64 stack={WASM_STACK_BYTES}"
+    where = f"{machine} {platform.system()}"
+    return f"wasmtime-{ENGINE_VERSION} {where} poll memory64 stack={WASM_STACK_BYTES}"
 
 
 class PartSource(Protocol):
