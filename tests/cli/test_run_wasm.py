@@ -177,10 +177,12 @@ def test_a_signal_while_the_program_is_compiled(
         assert process.stderr.readline() == "compiling\n"
         process.send_signal(number)
         try:
-            assert process.wait(30) == status
+            found = process.wait(30)
         finally:
             process.kill()
-        assert "Traceback" not in process.stderr.read()
+        said = process.stderr.read()
+        assert found == status, said
+        assert "Traceback" not in said
     (record,) = json.loads(sojourn("ps", "-a", "--json", SOJOURN_HOME=str(home)).stdout)
     assert (record["state"], record["ending"]["reason"]) == ("killed", "interrupted")
     assert list((home / "locks").iterdir()) == []

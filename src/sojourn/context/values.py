@@ -26,7 +26,8 @@ CHANGES_MAX = 1 << 20
 SEGMENTS_MAX = 1 << 20
 GRANTS_MAX = 4096
 LEVEL = "process"
-VALUE_BYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
+# References are functions by their index, or -1 for null.
+VALUE_BYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16, "funcref": 4, "externref": 4}
 _U32, _I64_MOST = (1 << 32) - 1, (1 << 63) - 1
 _DIGEST = re.compile(r"(?:[a-z0-9]{1,16}:)?[0-9a-f]{64}")
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -88,7 +89,8 @@ class Context:
         memories: the linear memories, in order.
         packs: names of the packs with the stored chunks; those of a file that holds its own are in it.
         globals: the mutable globals, in the order in which the base module exports them.
-        tables: those that instantiation does not make as they are.
+        tables: those that instantiation does not make as they are; one behind all of the program's holds what
+            the frames refer to.
         dropped_elements, dropped_data: segments that were dropped, increasing.
         records: the records of all frames, the innermost first, as the module saved them.
         frames: (function, site) of each record, for people, outermost first; empty when nobody has looked.

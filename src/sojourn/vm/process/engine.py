@@ -1,9 +1,9 @@
 """Instances in the engine: the guest's memory, globals and functions, and how it is left in the middle and
 goes on.
 
-With ``engine_modules.py`` the only place that touches wasmtime. What is built on them sees
-``compile_module`` and ``load_module`` (a ``CompiledModule``), and ``Instance``, whose imports are plain
-Python callables.
+With ``engine_modules.py`` and ``engine_references.py`` the only place that touches wasmtime. What is built on
+them sees ``compile_module`` and ``load_module`` (a ``CompiledModule``), and ``Instance``, whose imports are
+plain Python callables.
 
 Interruption is by the poll in the guest's own code (``wasm.emit``): any thread may set the request flag of
 an instance, and the guest comes back unwinding, its frames saved. While any guest runs, one thread calls
@@ -54,6 +54,7 @@ from .engine_modules import (
     engine,
     fingerprint,
     first_line,
+    is_number,
     kind_of,
     load_module,
     load_twin,
@@ -62,6 +63,7 @@ from .engine_modules import (
     set_bits,
     trap_new,
 )
+from .engine_references import References
 from .preparing import WASI_MODULE
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
 ]
 
 TABLE_ELEMENTS_MAX = 1 << 20
+NULL = 0xFFFFFFFF  # for no function
 # The engine limits each memory and each table, not their sum: so there is one memory (all that compilers for
 # WASI make), and few tables (64 MB of elements at most).
 MEMORIES_MAX = 1 + 1  # the guest's, and the control memory
@@ -236,6 +239,7 @@ class Instance:
             if module.parts is not None:
                 put_loader(self._context, self._must("table", PARTS).table)
             self.refresh()
+            self.references = References(self) if module.has_references else None
         except wasmtime.WasmtimeError as error:
             self._store.close()
             raise ModuleError(f"the module cannot be instantiated: {cause(error)}") from None
@@ -313,6 +317,8 @@ class Instance:
         self._control[FRAMES : FRAMES + len(records)] = records
         self._set_register(RESUME, FRAMES + len(records))
         self._forget()
+        if self.references is not None:
+            self.references.forget()
         function = next(function for place, function in self._twins.values() if place == outermost)
         return self._run(function, (), len(wasmtime.Func._from_raw(function).type(self._store).results))
 
@@ -554,20 +560,29 @@ class Instance:
     # globals
 
     def read_globals(self) -> list[tuple[str, int]]:
-        """Type and bits of all that is saved of globals, in order."""
-        return [(kind_of(value), bits_of(value)) for _, value in self._globals()]
+        """Type and bits of all mutable globals, in order; of a reference the function, or ``NULL``."""
+        return [(kind_of(value), self._bits(value)) for _, value in self._globals()]
+
+    def _bits(self, value: Any) -> int:
+        if is_number(value):
+            return bits_of(value)
+        function = None if self.references is None else self.references.function(value)
+        return NULL if function is None else function
 
     def write_globals(self, values: Sequence[tuple[str, int]]) -> None:
         """Set all of them.
 
         Raises:
-            ValueError: other numbers or types than ``read_globals`` gives.
+            ValueError: other numbers or types than ``read_globals`` gives, or no such function.
         """
         present = self._globals()
         if [kind for kind, _ in values] != [kind_of(value) for _, value in present]:
             raise ValueError("other types of globals")
         for (item, value), (_, bits) in zip(present, values, strict=True):
-            set_bits(value, bits)
+            if is_number(value):
+                set_bits(value, bits)
+            elif self.references is not None:
+                self.references.set_value(value, None if bits == NULL else bits)
             error = _ffi.wasmtime_global_set(self._context, ctypes.byref(item), ctypes.byref(value))
             if error:
                 raise wasmtime.WasmtimeError._from_ptr(error)

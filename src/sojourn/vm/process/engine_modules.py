@@ -1,6 +1,7 @@
 """The engine's side of compiled code: its configuration, modules, and the imports that modules are linked to.
 
-With ``engine.py`` (instances) the only place that touches wasmtime, and its private bindings above all.
+With ``engine.py`` (instances) and ``engine_references.py`` the only place that touches wasmtime, and its
+private bindings above all.
 
 Why not wasmtime-py's own host functions: ``Linker.define_func`` costs 16 microseconds a call. Here every
 import is one C callback on the engine's unchecked interface, which costs about 0.6: it gets the address of
@@ -27,6 +28,7 @@ from wasmtime import _bindings, _ffi
 from sojourn.model.errors import ModuleError
 from sojourn.vm.process.wasi.abi import SIGNATURES
 from sojourn.vm.process.wasi.outside import Leave, LimitReached
+from sojourn.wasm.additions import Additions
 from sojourn.wasm.plan import LOADER_SLOT, Plan
 
 from .preparing import WASI_MODULE, Facts, Prepared
@@ -111,6 +113,7 @@ class CompiledModule:
         globals: the names under which its mutable globals are exported.
         functions: the names of its exported functions.
         commands: those among them that take nothing and give nothing.
+        has_references: whether references or segments are a part of its state (``engine_references``).
         resumer: how a guest that was left goes on; set by whoever has the original.
         parts: where its parts come from when it is split (``wasm.plan``); None when it is whole.
     """
@@ -120,6 +123,8 @@ class CompiledModule:
         self.facts = facts
         self.globals = facts.globals
         self.functions = frozenset(facts.functions)
+        additions = Additions.of(facts.additions)
+        self.has_references = bool(facts.tables or additions.references or additions.drops)
         self.commands = frozenset(name for name, kind in facts.functions.items() if kind == (0, 0))
         self.resumer: Any = None  # an engine.Resumer
         self.parts: PartSource | None = None
@@ -326,20 +331,17 @@ def _linker() -> wasmtime.Linker:
 
 # -- values --------------------------------------------------------------------------------------------
 
-_KINDS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128"}
+_KINDS = {0: "i32", 1: "i64", 2: "f32", 3: "f64", 4: "v128", 5: "funcref", 6: "externref"}
 _BITS = {"i32": 32, "i64": 64, "f32": 32, "f64": 64, "v128": 128}
 
 
 def kind_of(value: Any) -> str:
-    """The type of a number in the engine's form.
+    """The type of a value in the engine's form."""
+    return _KINDS[int(value.kind)]
 
-    Raises:
-        ValueError: it is a reference.
-    """
-    kind = _KINDS.get(int(value.kind))
-    if kind is None:
-        raise ValueError("a global that holds a reference")
-    return kind
+
+def is_number(value: Any) -> bool:
+    return kind_of(value) in _BITS
 
 
 def bits_of(value: Any) -> int:

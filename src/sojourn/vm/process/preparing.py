@@ -45,8 +45,7 @@ class Facts:
         memory_pages: the size of its linear memory at the start.
         suspensions: where it may suspend (``wasm.body.Suspensions``, as bytes).
         additions: what was added to it (``wasm.additions.Additions``, as plain data).
-        whole: whether memory, numbers and frames are all of its state: no table changes, no segment is
-            dropped, no reference can lie in a frame.
+        tables: the tables whose entries are state, because its code may change them.
     """
 
     globals: tuple[str, ...]
@@ -54,7 +53,7 @@ class Facts:
     memory_pages: int
     suspensions: tuple[bytes, bytes, bytes, bytes]
     additions: tuple[Any, ...]
-    whole: bool
+    tables: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
         encoded: bytes = msgpack.packb(asdict(self))
@@ -69,6 +68,8 @@ class Facts:
         """
         try:
             value: dict[str, Any] = msgpack.unpackb(data, use_list=False)
+            if not value.pop("whole", True):  # written before tables were told
+                raise ValueError("the facts of a module by an earlier version")
             return cls(**value)
         except (TypeError, msgpack.UnpackException) as error:
             raise ValueError(f"not the facts of a module: {error}") from None
@@ -124,7 +125,7 @@ def prepare(
         marked.memories[0].pages_min if marked.memories else 0,
         (bytes(where.functions), bytes(where.types), bytes(where.entries), bytes(where.loops)),
         tuple(resumable.additions.plain()),
-        not (resumable.tables or resumable.additions.references or resumable.additions.drops),
+        resumable.tables,
     )
     return Prepared(resumable.code, len(module.section(10)), facts, resumable.plan)
 

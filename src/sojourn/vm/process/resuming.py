@@ -93,10 +93,6 @@ class ModuleResumer:
         Raises:
             ContextError: they are not frames of this module.
         """
-        if not self._facts.whole:
-            raise ContextError(
-                "its program keeps references or changes tables, which are not carried over yet"
-            )
         stack = self.stack(records)
         places: dict[tuple[int, int], int] = {}
         changed = bytearray(records)

@@ -17,6 +17,7 @@ from sojourn.wasm.instrument import INSTRUMENT_VERSION
 
 from .dirty import written
 from .engine import PAGE_BYTES, Instance
+from .kept import Kept, keep, kept_by
 from .virtual_machine import VirtualMachine
 
 TRANSFORM = INSTRUMENT_VERSION * 1000 + RESUMABLE_VERSION
@@ -43,6 +44,7 @@ class Snapshot:
     memories: tuple[Memory, ...]
     views: tuple[memoryview, ...]
     globals: tuple[Global, ...]
+    kept: Kept
     records: bytes
     system: dict[str, Any]
     monotonic_ns: int
@@ -63,8 +65,6 @@ def module_base(digest: str, instance: Instance) -> Base:
 def take(machine: VirtualMachine) -> Snapshot:
     """Read the state of a machine whose guest was left (``VirtualMachine.run`` gave None)."""
     instance = machine.instance
-    if not instance.module.facts.whole:
-        raise ContextError("its program keeps references or changes tables, which are not carried over yet")
     origin = machine.origin
     view = instance.refresh()
     memories: tuple[Memory, ...] = ()
@@ -77,6 +77,7 @@ def take(machine: VirtualMachine) -> Snapshot:
         memories,
         views,
         tuple(Global(kind, bits) for kind, bits in instance.read_globals()),
+        kept_by(instance),
         instance.records(),
         {**machine.save_system(), _COLD: machine.entered_cold},
         machine.surroundings.monotonic_ns(),
@@ -112,6 +113,7 @@ def put(machine: VirtualMachine, stored: Stored, base: memoryview | None) -> Non
         instance.write_globals([(item.type, item.bits) for item in context.globals])
     except ValueError as error:
         raise ContextError(f"its globals are not those of its program: {error}") from None
+    keep(instance, Kept(context.tables, context.dropped_elements, context.dropped_data))
     instance.stack(context.records)  # frames that do not exist are refused before anything runs
     machine.restored = context.records
     machine.entered_cold = context.system.get(_COLD) is True
@@ -128,6 +130,9 @@ def context_of(snapshot: Snapshot, **identity: Any) -> Context:
             transform=TRANSFORM,
             memories=snapshot.memories,
             globals=snapshot.globals,
+            tables=snapshot.kept.tables,
+            dropped_elements=snapshot.kept.dropped_elements,
+            dropped_data=snapshot.kept.dropped_data,
             records=snapshot.records,
             system=snapshot.system,
             output_bytes=snapshot.output_bytes,
