@@ -418,6 +418,12 @@ def test_contexts_that_cannot_be(name: str, value: object) -> None:
 
 
 def test_globals_that_cannot_be() -> None:
-    for kind, bits in (("i32", 1 << 32), ("i32", -1), ("externref", 0), ("v128", 1 << 128)):
+    for kind, bits in (
+        ("i32", 1 << 32),
+        ("i32", -1),
+        ("funcref", 1 << 32),
+        ("exnref", 0),
+        ("v128", 1 << 128),
+    ):
         with pytest.raises(ValueError, match="a global"):
             Global(kind, bits)
