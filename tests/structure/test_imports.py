@@ -17,10 +17,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sojourn.context": {"sojourn.model"},
     "sojourn.functions": {"sojourn.model"},
     "sojourn.vm.process.wasi": {"sojourn.model"},
+    "sojourn.vm.process.turns": set(),
     "sojourn.store": {"sojourn.model", "sojourn.context"},
     "sojourn.bundle": {"sojourn.model", "sojourn.store"},
     "sojourn.vm.process": {
         *("sojourn.model", "sojourn.wasm", "sojourn.context", "sojourn.vm.process.wasi", "sojourn.store"),
+        "sojourn.vm.process.turns",
     },
     "sojourn.host": {
         *("sojourn.model", "sojourn.bundle", "sojourn.store", "sojourn.vm.process"),
@@ -45,7 +47,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sojourn.__main__": {"sojourn.cli"},
     "sojourn": {"sojourn.client", "sojourn.model"},
 }
-PURE = ("sojourn.model", "sojourn.wasm", "sojourn.context", "sojourn.functions", "sojourn.vm.process.wasi")
+PURE = (
+    *("sojourn.model", "sojourn.wasm", "sojourn.context", "sojourn.functions"),
+    *("sojourn.vm.process.wasi", "sojourn.vm.process.turns"),
+)
 # The value format, hash and compression of contexts; numpy and pandas are looked up when they are already
 # loaded.
 PURE_MAY_USE = {"msgpack", "blake3", "compression", "backports"}

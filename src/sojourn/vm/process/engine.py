@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ import wasmtime
 from wasmtime import _ffi
 
 from sojourn.model.errors import ModuleError
-from sojourn.vm.process.wasi.outside import LimitReached, Suspended
+from sojourn.vm.process.wasi.outside import LimitReached, Suspended, TurnOver
 from sojourn.wasm.additions import (
     CONTROL,
     CONTROL_PAGES,
@@ -65,6 +65,7 @@ from .engine_modules import (
 )
 from .engine_references import References
 from .preparing import WASI_MODULE
+from .watching import Watch
 
 __all__ = [
     "COMPILER_FLAGS",
@@ -90,7 +91,6 @@ NULL = 0xFFFFFFFF  # for no function
 # WASI make), and few tables (64 MB of elements at most).
 MEMORIES_MAX = 1 + 1  # the guest's, and the control memory
 TABLES_MAX = 8 + 5  # the guest's, and ours: of twins, of parts, three for references
-TICK_S = 0.01
 PAGE_BYTES = 1 << 16
 _CONTROL_BYTES = CONTROL_PAGES * PAGE_BYTES
 _INSTANCES_MAX = 1 << 16  # the guest's, and one for each twin and part
@@ -130,42 +130,7 @@ class Resumer(Protocol):
         ...
 
 
-# -- watching ----------------------------------------------------------------------------------------
-
-
-class _Watch:
-    """Calls ``check`` of every instance whose guest runs; no thread while there is none."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Condition()
-        self._guests: set[Instance] = set()
-        self._thread: threading.Thread | None = None
-
-    def begin(self, instance: Instance) -> None:
-        with self._lock:
-            self._guests.add(instance)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._tick, name="sojourn-watch", daemon=True)
-                self._thread.start()
-            elif len(self._guests) == 1:
-                self._lock.notify()
-
-    def end(self, instance: Instance) -> None:
-        with self._lock:
-            self._guests.discard(instance)
-
-    def _tick(self) -> None:
-        while True:
-            with self._lock:
-                while not self._guests:
-                    self._lock.wait()
-            time.sleep(TICK_S)
-            with self._lock:
-                for instance in self._guests:
-                    instance.look()
-
-
-_watch = _Watch()
+_watch = Watch()
 
 
 # -- instances ---------------------------------------------------------------------------------------
@@ -185,8 +150,8 @@ class Instance:
         functions: the host functions by ``(module, name)``; each takes unsigned integers and
             returns an errno. What one raises stops the guest and comes out of ``call``; ``Leave`` leaves
             the guest, and the call is made again when it goes on.
-        check: called about every ``TICK_S`` while the guest runs, on another thread; what it raises stops the
-            guest and comes out of ``call``.
+        check: called every few milliseconds while the guest runs, on another thread; what it raises stops
+            the guest and comes out of ``call``. It may return how soon to call it again, in seconds.
         memory_bytes_max: the limit of the linear memory, and again of the objects that the engine collects.
         host_calls_max: after so many the guest is stopped with ``LimitReached("host_calls")``.
 
@@ -199,7 +164,7 @@ class Instance:
         self,
         module: CompiledModule,
         functions: Mapping[tuple[str, str], Callable[..., int]],
-        check: Callable[[], None],
+        check: Callable[[], float | None],
         memory_bytes_max: int,
         host_calls_max: int,
     ) -> None:
@@ -210,6 +175,9 @@ class Instance:
         self.check = check
         self.stopped: BaseException | None = None
         self.leavable = False  # whether what the guest is in now is all there is to go on with
+        self.aside: Callable[[], AbstractContextManager[object]] = (
+            nullcontext  # around a wait for the compiler
+        )
         self.host_calls_left = host_calls_max
         self.view = memoryview(b"")
         self._array: Any = None
@@ -269,20 +237,38 @@ class Instance:
 
     def ask(self, reason: BaseException) -> None:
         """Make the guest come back, from any thread: ``call`` raises ``reason`` as soon as it does. Of
-        several
-        reasons the first counts, but any comes before ``Suspended``."""
+        several reasons the first counts, but any comes before ``Suspended``, and that before ``TurnOver``."""
         with self._asking:
-            if self.stopped is None or isinstance(self.stopped, Suspended):
-                self.stopped = reason
+            self._put_reason(reason)
             if self._request is not None:
                 self._request.value = 1
 
-    def look(self) -> None:
+    def _put_reason(self, reason: BaseException) -> None:
+        if _rank(reason) > _rank(self.stopped):
+            self.stopped = reason
+
+    def take_back(self, kind: type[Suspended]) -> None:
+        """What was asked for is not wanted any more, if it is of this kind."""
+        with self._asking:
+            if type(self.stopped) is kind:
+                self.stopped = None
+                if self._request is not None:
+                    self._request.value = 0
+
+    def look(self) -> float | None:
         """Call ``check``; what it raises is a reason to stop (used by the watching thread)."""
         try:
-            self.check()
+            return self.check()
         except BaseException as error:  # noqa: BLE001 - the guest's thread raises it
             self.ask(error)
+            return None
+
+    def watch(self, on: bool) -> None:
+        """Whether the guest computes, and ``check`` is called, between two waits of a call."""
+        if on:
+            _watch.begin(self)
+        else:
+            _watch.end(self)
 
     def leave(self) -> None:
         """Have the guest unwind as soon as the host function that calls this returns."""
@@ -349,7 +335,8 @@ class Instance:
         found = self._parts.get(number)
         if found is None:
             assert self.module.parts is not None
-            part = self.module.parts.get(number, self._wait_for_part)
+            with self.aside():
+                part = self.module.parts.get(number, self._wait_for_part)
             found = self._parts[number] = self._instantiate(part)
         return found
 
@@ -622,8 +609,7 @@ class Instance:
     def stop(self, error: BaseException) -> int:
         """Keep ``error`` for ``call`` and return a trap for the engine (used by the callbacks)."""
         with self._asking:
-            if self.stopped is None or isinstance(self.stopped, Suspended):
-                self.stopped = error
+            self._put_reason(error)
         return trap_new(b"stopped", 7) or 0
 
     def close(self) -> None:
@@ -634,6 +620,13 @@ class Instance:
         self._array = None
         self._memory = None
         self._store.close()
+
+
+def _rank(reason: BaseException | None) -> int:
+    """Of reasons to come back a higher one takes the place of a lower."""
+    if reason is None or isinstance(reason, TurnOver):
+        return 0 if reason is None else 1
+    return 2 if isinstance(reason, Suspended) else 3
 
 
 def _absent(*_: int) -> int:

@@ -78,7 +78,7 @@ def take(machine: VirtualMachine) -> Snapshot:
         views,
         tuple(Global(kind, bits) for kind, bits in instance.read_globals()),
         kept_by(instance),
-        instance.records(),
+        machine.records(),
         {**machine.save_system(), _COLD: machine.entered_cold},
         machine.surroundings.monotonic_ns(),
         machine.surroundings.realtime_ns(),

@@ -12,8 +12,8 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from .wasi.checking import fields, number
 from .wasi.outside import Leave, LimitReached, Sink, Source, Stopped
@@ -23,6 +23,35 @@ _FOREVER_S = 1 << 20
 _SHORT_S = 0.001
 _CLOCKS = ("monotonic_ns", "wall_ns", "cpu_ns")
 _TIME_MAX_NS = 1 << 62
+
+
+class Share(Protocol):
+    """The guest's share of the processors, as far as waiting has to do with it; on the guest's thread."""
+
+    def pause(self) -> bool:
+        """It computes no more; whether it did by a permit."""
+        ...
+
+    def unpause(self, patience: Callable[[], float]) -> None:
+        """Wait until it may compute again, as long as ``patience`` says (in seconds, or raises)."""
+        ...
+
+    def ring(self) -> None:
+        """Have ``patience`` asked again; from any thread."""
+        ...
+
+
+class Alone:
+    """The share of a guest that shares with nobody."""
+
+    def pause(self) -> bool:
+        return False
+
+    def unpause(self, patience: Callable[[], float]) -> None:
+        pass
+
+    def ring(self) -> None:
+        pass
 
 
 class Surroundings:
@@ -60,6 +89,7 @@ class Surroundings:
         self._cpu_clock: int | None = None
         self._cpu_begun_ns = 0
         self._leaving = False
+        self.share: Share = Alone()
 
     def realtime_ns(self) -> int:
         return time.time_ns()
@@ -123,21 +153,30 @@ class Surroundings:
             LimitReached: its wall time is over.
             Leave: the process is to stand still.
         """
-        self.check()
-        if self._leaving:
-            raise Leave
-        left_s = max(0.0, (self._wall_ns_max - self.wall_ns()) / 1e9)
+        left_s = self._patience_s()
         timeout_s = left_s if timeout_ns is None else min(left_s, timeout_ns / 1e9)
         waited = [self._wake_in, *(fd for fd in map(_descriptor, sources) if fd is not None)]
         room = [fd for fd in map(_descriptor, sinks) if fd is not None]
+        shared = self.share.pause()
         if timeout_s < _SHORT_S:  # finer than the poll below can wait
             time.sleep(timeout_s)
             timeout_s = 0.0
         if self._wake_in in ready(waited, timeout_s, writers=room):
             os.read(self._wake_in, 4096)
+        if shared:
+            self.share.unpause(self._patience_s)
+        self._patience_s()
+
+    def _patience_s(self) -> float:
+        """How long the guest may still wait; raises what ``wait`` does."""
         self.check()
         if self._leaving:
             raise Leave
+        return self.left_s()
+
+    def left_s(self) -> float:
+        """What is left of its wall time, in seconds."""
+        return max(0.0, (self._wall_ns_max - self.wall_ns()) / 1e9)
 
     def wake(self) -> None:
         """End a wait that is going on, or the next one: a source of ours has something."""
@@ -153,11 +192,13 @@ class Surroundings:
         if self._reason is None:
             self._reason = reason
         self.wake()
+        self.share.ring()
 
     def leave(self) -> None:
         """End a wait that is going on, and every later one: the guest is to be left."""
         self._leaving = True
         self.wake()
+        self.share.ring()
 
     def stay(self) -> None:
         """The guest goes on: waits are waits again, and the clocks run."""

@@ -11,7 +11,8 @@ that; a process that then fails is said to have failed by its memory limit (docs
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,12 @@ from sojourn.model.states import Ending, State
 from sojourn.wasm import DENIED, START
 
 from .engine import CompiledModule, GuestTrapError, Instance
+from .permits import permits
 from .preparing import WASI_MODULE
 from .surroundings import Surroundings
 from .wasi.abi import SIGNATURES
 from .wasi.mounts import MountTree
-from .wasi.outside import LimitReached, ProcessExit, Stopped, Suspended
+from .wasi.outside import LimitReached, ProcessExit, Stopped, Suspended, TurnOver
 from .wasi.saving import save_system
 from .wasi.system import System
 
@@ -68,17 +70,23 @@ class VirtualMachine:
         self.origin: Any = None  # a snapshots.Origin: what memory was set up as
         self.restored: bytes | None = None  # the frames to go on with
         self.entered_cold = False  # whether what the outermost frame returns is the exit status
+        self.turn = permits().turn()
         functions = {(WASI_MODULE, name): getattr(system, name) for name in SIGNATURES}
         self.instance = Instance(module, functions, self._check, limits.memory_bytes, limits.host_calls)
         system.attach_memory(self.instance)
+        self.instance.aside = self._aside
+        surroundings.share = self
 
-    def _check(self) -> None:
-        """Called every tick while the guest runs, on another thread."""
+    def _check(self) -> float | None:
+        """Called every tick while the guest runs, on another thread; says how soon its turn is over."""
         self.surroundings.check()
         if self._suspending:
             self._leave()
         if self.surroundings.cpu_ns() > self.limits.cpu_seconds * 1e9:
             raise LimitReached("cpu_seconds")
+        if self.turn.is_over(self._can_go_on):
+            self.instance.ask(TurnOver())
+        return self.turn.left_s()
 
     def suspend(self) -> None:
         """Have the guest left as soon as it can be, from any thread: ``run`` then gives None."""
@@ -90,21 +98,78 @@ class VirtualMachine:
             self.instance.ask(Suspended())
             self.surroundings.leave()
 
+    def _can_go_on(self) -> bool:
+        """Whether the guest can be left now, and go on in this instance."""
+        return self.instance.leavable and self.instance.module.resumer is not None
+
     def stay(self) -> None:
         """Nobody wants the guest to be left any more."""
         self._suspending = False
+        self.instance.take_back(Suspended)
         self.surroundings.stay()
+
+    # sharing the processors (``surroundings.Share``)
+
+    def pause(self) -> bool:
+        """The guest waits, on its thread: others may have its turn. Its wait looks at the limits itself."""
+        held = self.turn.give()
+        if held:
+            self.instance.watch(False)
+            self.instance.take_back(TurnOver)
+        return held
+
+    def unpause(self, patience: Callable[[], float]) -> None:
+        self.turn.take(patience)
+        self.instance.watch(True)
+
+    def ring(self) -> None:
+        self.turn.ring()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Around a wait in which the guest can be ended, but not left."""
+        held = self.turn.give()
+        yield
+        if held:
+            self.turn.take(self._patience_s)
+
+    def _patience_s(self) -> float:
+        self.surroundings.check()
+        return self.surroundings.left_s()
+
+    def _standing_patience_s(self) -> float:
+        """As ``_patience_s``, of a guest that was left: it is at rest already if it is to be."""
+        if self._suspending:
+            raise Suspended
+        return self._patience_s()
+
+    def _in_turns(self, enter: Callable[[Instance], int | None], patience: Callable[[], float]) -> int | None:
+        """Run the guest whenever it is its turn, until it ends."""
+        try:
+            self.turn.take(patience)
+            while True:
+                try:
+                    return enter(self.instance)
+                except TurnOver:
+                    self.turn.give()
+                self.turn.take(self._standing_patience_s)
+                enter = self._again
+        finally:
+            self.turn.give()
+
+    def records(self) -> bytes:
+        """The frames of the guest, which was left."""
+        return self.instance.records() if self.restored is None else self.restored
+
+    def _again(self, instance: Instance) -> int | None:
+        """Go on with a guest that was left."""
+        records, self.restored = self.records(), None
+        return self._result(instance.resume(records))
 
     def go_on(self) -> Ending | None:
         """Run a guest that was left, here or in the machine that this one was made from (``snapshots``)."""
-        records = self.instance.records() if self.restored is None else self.restored
-        self.restored = None
-
-        def resume(instance: Instance) -> int | None:
-            instance.leavable = True  # a machine just made from a checkpoint can be left again
-            return self._result(instance.resume(records))
-
-        return self._live(resume)
+        self.instance.leavable = True  # also in a machine just made from a checkpoint
+        return self._live(self._again, self._standing_patience_s)
 
     def run(self, enter: Callable[[Instance], int | None]) -> Ending | None:
         """Run the guest on this thread until it ends, or until it is left because of ``suspend`` (None).
@@ -118,14 +183,14 @@ class VirtualMachine:
                 instance.call(START)
             return enter(instance)
 
-        return self._live(first)
+        return self._live(first, self._patience_s)
 
-    def _live(self, enter: Callable[[Instance], int | None]) -> Ending | None:
+    def _live(self, enter: Callable[[Instance], int | None], patience: Callable[[], float]) -> Ending | None:
         """Run the guest until it ends or is left."""
         self.surroundings.enter_thread()
         try:
             self._check()
-            ending = Ending(State.EXITED, (enter(self.instance) or 0) & 0xFF)
+            ending = Ending(State.EXITED, (self._in_turns(enter, patience) or 0) & 0xFF)
         except ProcessExit as error:
             ending = Ending(State.EXITED, error.code & 0xFF)
         except Suspended:

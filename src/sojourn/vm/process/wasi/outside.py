@@ -34,6 +34,10 @@ class Suspended(Exception):  # noqa: N818 - an ending of one life, not an error
     """The guest was left in the middle, its frames saved, and is to go on later, perhaps elsewhere."""
 
 
+class TurnOver(Suspended):
+    """The guest was left because others wait for the processor; it goes on when it is its turn again."""
+
+
 class Leave(Exception):  # noqa: N818 - no error
     """``Outside.wait`` will not wait: the guest is to be left now, and to make its call again when it goes
     on."""
