@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,11 @@ class Commands:
 
     home: Path
     folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
 
     def _options(self) -> dict[str, Any]:
         environment = {"PATH": "/usr/bin:/bin", "SOJOURN_HOME": str(self.home), "LANG": "C.UTF-8"}
+        environment |= self.variables
         return {"cwd": self.folder, "env": environment}
 
     def __call__(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from sojourn.model.errors import ProcessStateError, UsageError
+from sojourn.model.limits import parse_limit
 from sojourn.model.states import State
 
-from .common import Examples, complete_pid, complete_target, json_option, print_json
+from .common import Examples, complete_pid, complete_target, json_option, limit_options, print_json
+from .grants import directory_grants
 
 if TYPE_CHECKING:
     from sojourn.store.home import Home
@@ -108,14 +110,24 @@ def fork(pid: str, count: int, as_json: bool) -> None:
     examples="""
 sojourn resume k7q2
 sojourn resume half-way.context
+sojourn resume --grant dir:data=/data --memory 2G from-elsewhere.context
 """,
     help="Go on with a suspended process, or with the process in a file that `sojourn checkpoint -o` "
-    "wrote. Its output goes here from now on.",
+    "wrote. Its output goes here from now on. What a file from elsewhere wants of this machine must be "
+    "given here.",
 )
+@click.option(
+    "--grant",
+    "grants",
+    multiple=True,
+    metavar="dir:PATH[=GUESTPATH][:rw]",
+    help="For a file: the directory here for a guest path that its process was granted.",
+)
+@limit_options
 @click.option("--quiet", is_flag=True, help="No progress, and no word about how it ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stderr.")
 @click.argument("target", metavar="PID|FILE", shell_complete=complete_target)
-def resume(target: str, quiet: bool, as_json: bool) -> None:
+def resume(target: str, quiet: bool, as_json: bool, grants: tuple[str, ...], **limits: str | None) -> None:
     from sojourn.host.embedded import EmbeddedHost
     from sojourn.host.streams import FdSink, FdSource
     from sojourn.store.home import Home
@@ -123,7 +135,10 @@ def resume(target: str, quiet: bool, as_json: bool) -> None:
     from .foreground import Signals, attend
     from .progress import for_stderr
 
-    home = Home.open()
+    path, home = Path(target), Home.open()
+    given = {name: parse_limit(name, text) for name, text in limits.items() if text is not None}
+    if not path.is_file() and (grants or given):
+        raise UsageError("--grant and limits are for files", "Try: sojourn resume PID")
     with (
         Signals() as signals,
         FdSource(0) as stdin,
@@ -131,8 +146,7 @@ def resume(target: str, quiet: bool, as_json: bool) -> None:
         FdSink(2) as err,
         EmbeddedHost(home, progress=for_stderr(quiet)) as host,
     ):
-        path = Path(target)
-        pid = host.adopt(path) if path.is_file() else _find(home, target).pid
+        pid = host.adopt(path, directory_grants(grants), given) if path.is_file() else _find(home, target).pid
         process = host.resume(pid, stdin=stdin, stdout=out, stderr=err)
         status = attend(host, process, signals, quiet=quiet, as_json=as_json)
     sys.exit(status)

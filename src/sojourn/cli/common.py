@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from sojourn.model.errors import SojournError
+from sojourn.model.limits import LIMITS, Limits
 
 _COMPLETED_MAX = 50  # processes offered
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,6 +19,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")(command)
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each limit, from the one table of limits."""
+    defaults = Limits()
+    for spec in reversed(LIMITS.values()):
+        unit = {"B": "SIZE", "s": "TIME", "count": "N"}[spec.unit]
+        default = f"{getattr(defaults, spec.name):,g}" + ("" if unit == "N" else f" {spec.unit}")
+        text = f"Limit: {spec.meaning}. Default {default}."
+        command = click.option(spec.flag, spec.name, metavar=unit, help=text)(command)
+    return command
 
 
 class Examples(click.Command):

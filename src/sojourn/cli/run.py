@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import click
 
 from sojourn.model.errors import UsageError
 from sojourn.model.grants import SecretGrant
-from sojourn.model.limits import LIMITS, Limits, parse_limit, parse_time
+from sojourn.model.limits import Limits, parse_limit, parse_time
 
-from .common import Examples, complete_file
+from .common import Examples, complete_file, limit_options
 
 _POLL_S = 0.2
 _EXAMPLES = """
@@ -53,17 +51,6 @@ class Run(Examples):
                 break
             at += 1 if option.is_flag or "=" in arg else 2
         return min(at, len(args)), False
-
-
-def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """One option for each limit, from the one table of limits."""
-    defaults = Limits()
-    for spec in reversed(LIMITS.values()):
-        unit = {"B": "SIZE", "s": "TIME", "count": "N"}[spec.unit]
-        default = f"{getattr(defaults, spec.name):,g}" + ("" if unit == "N" else f" {spec.unit}")
-        text = f"Limit: {spec.meaning}. Default {default}."
-        command = click.option(spec.flag, spec.name, metavar=unit, help=text)(command)
-    return command
 
 
 @click.command(

@@ -13,13 +13,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sojourn.model.errors import ProcessStateError, SojournError, StoreError
+from sojourn.model.grants import DirectoryGrant
 from sojourn.model.progress import Progress
 from sojourn.model.states import Ending, State
 from sojourn.store.checkpoints import Saved, Stored
@@ -36,6 +37,7 @@ from sojourn.vm.process.virtual_machine import Usage, VirtualMachine
 from sojourn.vm.process.wasi.outside import Sink, Source
 
 from .asking import answer, reply_path
+from .binding import bind_again
 from .keeping import Keeper, Line
 from .requests import LaunchRequest
 from .secrets import find_secret
@@ -206,15 +208,27 @@ class EmbeddedHost:
                 )
                 raise
 
-    def adopt(self, path: Path) -> str:
+    def adopt(
+        self,
+        path: Path,
+        grants: Sequence[DirectoryGrant] = (),
+        limits: Mapping[str, int | float] | None = None,
+    ) -> str:
         """Make a process of a checkpoint in a file, suspended here; return its pid.
+
+        Args:
+            grants, limits: what it is given here (``binding.bind_again``).
 
         Raises:
             ContextError: the file cannot be used.
+            GrantError, LimitError: it wants what it was not given.
         """
         with self.keeper.store.open_file(path) as stored:
             stored.verify()  # before there is a process that could never go on
-            return self._forked(stored, self.keeper.request_of(stored.context))
+            known = self.keeper.origins.knows(stored.digest)
+            wanted = self.keeper.request_of(stored.context)
+            request = bind_again(wanted, path.name, known=known, grants=grants, limits=limits)
+            return self._forked(stored, request)
 
     def fork(self, pid: str, count: int = 1) -> list[str]:
         """Make new processes, suspended, that go on where the last checkpoint of ``pid`` was made.
@@ -232,7 +246,7 @@ class EmbeddedHost:
     def _forked(self, stored: Stored, request: LaunchRequest) -> str:
         """A new process, suspended, that goes on from a checkpoint. There is no record without one."""
         pid = self._table.unused_pid()
-        self.keeper.fork(stored, pid)
+        self.keeper.fork(stored, pid, request)
         self._record(request, State.SUSPENDED, pid)
         return pid
 

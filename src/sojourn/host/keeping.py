@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 from sojourn.bundle.archive import archive_bytes, parse_bundle, read_bundle
 from sojourn.bundle.contents import Bundle
 from sojourn.context import BaseKind, Context
-from sojourn.model.errors import ContextError, ProcessStateError
+from sojourn.model.errors import ContextError, ProcessStateError, StoreError
 from sojourn.model.grants import DirectoryGrant, EnvironmentGrant, SecretGrant, grant_from_dict
 from sojourn.model.limits import Limits
 from sojourn.store.checkpoints import Checkpoints, Saved, Stored
 from sojourn.store.files import write_atomic
 from sojourn.store.home import Home
+from sojourn.store.origins import Origins
 from sojourn.store.output import OutputWriter
 from sojourn.vm.process.images import ImageStore
 from sojourn.vm.process.snapshots import context_of, take
@@ -63,6 +65,7 @@ class Keeper:
     def __init__(self, home: Home) -> None:
         self._home = home
         self.store = Checkpoints(home.checkpoints)
+        self.origins = Origins()
 
     def save(self, line: Line, machine: VirtualMachine, *, durable: bool = False) -> Saved:
         """Store a machine at rest.
@@ -116,14 +119,21 @@ class Keeper:
     def _program_path(self, digest: str) -> Path:
         return self._home.bundles / (_FILE_NAME.sub("-", digest) + ".sojourn")
 
-    def fork(self, stored: Stored, pid: str) -> Saved:
-        """A checkpoint of a new process that goes on from an open one.
+    def fork(self, stored: Stored, pid: str, request: LaunchRequest) -> Saved:
+        """A checkpoint of a new process that goes on from an open one, with the grants of ``request``.
 
         Raises:
             StoreError: as ``save``.
         """
         forked = replace(
-            *(stored.context,), pid=pid, epoch=1, sequence=0, parent=stored.digest, created_ns=time.time_ns()
+            stored.context,
+            pid=pid,
+            epoch=1,
+            sequence=0,
+            parent=stored.digest,
+            created_ns=time.time_ns(),
+            grants=request.grants(),
+            limits=request.limits.to_dict(),
         )
         return self.store.save(forked, previous=stored)
 
@@ -180,7 +190,10 @@ class Keeper:
             program = archive_bytes(self._program_of(stored.context))
             system: dict[str, Any] = {**stored.context.system, _PROGRAM: program}
             whole = Stored(replace(stored.context, system=system), "", stored.packs, stored.section_bytes)
-            return self.store.export(whole, path, self._images(stored.context))
+            digest = self.store.export(whole, path, self._images(stored.context))
+        with suppress(StoreError):  # it is whole; whoever resumes it will be asked
+            self.origins.note(digest)
+        return digest
 
     def _images(self, context: Context) -> dict[str, memoryview]:
         """The memory of each image that a context refers to."""
