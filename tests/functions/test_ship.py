@@ -493,7 +493,9 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "args", "result"), METHODS, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(
+    ("method", "args", "result"), METHODS, ids=lambda value: getattr(value, "__qualname__", repr(value))
+)
 def test_methods_travel_with_their_class(guest: Guest, method: Any, args: Any, result: Any) -> None:
     assert guest.call(method, *args) == result
 
