@@ -64,6 +64,8 @@ def test_every_limit_has_a_description_and_goes_out_and_in() -> None:
     assert Limits.from_dict(limits.to_dict()) == limits
     with pytest.raises(LimitError, match="no such limit"):
         Limits.from_dict({"speed": 1})
+    with pytest.raises(LimitError, match="no such limit: 7, b'x'"):
+        Limits.from_dict({7: 1, b"x": 2})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

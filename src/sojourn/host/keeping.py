@@ -144,9 +144,7 @@ class Keeper:
             ContextError: the context does not say, or its program is not here.
             GrantError: a grant in it is none.
         """
-        bundle = self._program_of(context)
-        if bundle.program.digest != context.program:
-            raise ContextError("the program beside it is another one")
+        bundle = self.program_of(context)
         host = context.system.get(_HOST)
         if not isinstance(host, dict) or not isinstance(host.get("args"), list):
             raise ContextError("it does not say what was started")
@@ -163,16 +161,26 @@ class Keeper:
             bool(host.get("use_image", True)),
         )
 
-    def _program_of(self, context: Context) -> Bundle:
+    def program_of(self, context: Context) -> Bundle:
+        """The program of a context: from the file that travels with it, or kept here.
+
+        Raises:
+            ContextError: it is neither here nor there.
+            BundleError: what is there is damaged.
+        """
         carried = context.system.get(_PROGRAM)
-        if isinstance(carried, bytes):
-            return parse_bundle(carried, "the program in the checkpoint")
         path = self._program_path(context.program)
-        if not path.exists():
+        if isinstance(carried, bytes):
+            bundle = parse_bundle(carried, "the program in the checkpoint")
+        elif path.exists():
+            bundle = read_bundle(path)
+        else:
             raise ContextError(
                 f"its program {context.program[:19]} is not here", "Try: a checkpoint written with -o"
             )
-        return read_bundle(path)
+        if bundle.program.digest != context.program:
+            raise ContextError("the program beside it is another one")
+        return bundle
 
     def export(self, pid: str, path: Path) -> str:
         """Write the last checkpoint of a process to a file that holds everything: memory, program, and the
@@ -187,7 +195,7 @@ class Keeper:
         if stored is None:
             raise ProcessStateError(f"process {pid} has no checkpoint", f"Try: sojourn checkpoint {pid}")
         with stored:
-            program = archive_bytes(self._program_of(stored.context))
+            program = archive_bytes(self.program_of(stored.context))
             system: dict[str, Any] = {**stored.context.system, _PROGRAM: program}
             whole = Stored(replace(stored.context, system=system), "", stored.packs, stored.section_bytes)
             digest = self.store.export(whole, path, self._images(stored.context))

@@ -15,6 +15,7 @@ from typing import Any
 from .errors import LimitError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+_NAME_SHOWN = 40
 _LARGE = 1e16  # above this a float is not exact, and nobody reads the digits
 
 
@@ -57,7 +58,7 @@ class Limits:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Limits:
-        unknown = set(value) - set(LIMITS)
+        unknown = {str(name)[:_NAME_SHOWN] for name in set(value) - set(LIMITS)}  # it may come from anywhere
         if unknown:
             raise LimitError(
                 f"no such limit: {', '.join(sorted(unknown))}", f"There are: {', '.join(LIMITS)}"

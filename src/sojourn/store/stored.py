@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sojourn.context.format import Decoded, decode_parts
+from sojourn.context.format import MAGIC, Decoded, decode_parts
 from sojourn.context.memory import MissingChunkError, Part, clear_zeros, parts
 from sojourn.context.values import Context
 from sojourn.model.errors import ContextError, DamagedContextError, NotAContextError, UnknownProcessError
@@ -63,6 +63,18 @@ class Stored:
                 f"a chunk of memory, {str(error)[:16]}…, is missing", HINT_OLDER
             ) from None
 
+    def chunk(self, digest: bytes) -> memoryview:
+        """The bytes of one stored chunk, verified.
+
+        Raises:
+            DamagedContextError: it is in no pack, or not what it was.
+        """
+        for pack in self.packs:
+            position = pack.positions.get(digest)
+            if position is not None:
+                return pack.chunk(position)
+        raise DamagedContextError(f"a chunk of memory, {digest.hex()[:16]}…, is missing", HINT_OLDER)
+
     def fill(self, number: int, view: memoryview, fresh_bytes: int) -> None:
         """Make a fresh memory what the memory ``number`` was, by copying. Chunks of the base must be there
         already.
@@ -105,6 +117,20 @@ class Stored:
 
 def contexts_in(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*" + CONTEXT_SUFFIX) if DIGEST.fullmatch(path.stem)]
+
+
+def looks_like_context(path: Path) -> bool:
+    """Whether a person who names this file means a context: by its beginning or its name."""
+    if path.suffix == CONTEXT_SUFFIX:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False  # whoever reads it as something else says why
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.read(descriptor, len(MAGIC)) == MAGIC
+    finally:
+        os.close(descriptor)
 
 
 def decode_file(path: Path) -> tuple[Decoded, int]:

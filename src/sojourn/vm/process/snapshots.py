@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sojourn.context import Base, BaseKind, Context, Global, Memory, compare
+from sojourn.context import Base, BaseKind, Context, Global, Memory, check_transform, compare
 from sojourn.model.errors import ContextError
 from sojourn.store.checkpoints import Stored
 from sojourn.wasm.base import RESUMABLE_VERSION
@@ -90,15 +90,12 @@ def put(machine: VirtualMachine, stored: Stored, base: memoryview | None) -> Non
     """Make a fresh machine, in which the base is there already, what the stored one was.
 
     Raises:
+        OtherVersionError: its frames are of another version of the transform.
         ContextError: the context is not of this program, or is damaged.
     """
     context = stored.context
     instance = machine.instance
-    if context.transform != TRANSFORM:
-        raise ContextError(
-            f"its frames were saved by another version of Sojourn ({context.transform}; this is {TRANSFORM})",
-            "Try: the version of Sojourn that made it",
-        )
+    check_transform(context, TRANSFORM)
     if len(context.memories) != instance.has_memory or len(context.globals) != len(instance.module.globals):
         raise ContextError("it has other memories or globals than its program")
     if context.memories:
