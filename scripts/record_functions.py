@@ -166,7 +166,7 @@ fig, ax = plt.subplots(); ax.plot([1, 2, 3]); ax.set_title("t"); fig.savefig(io.
 """
 # Name, imports of the image, and what the program does after them. The first is what a start waits for.
 LAYERS = (
-    ("start", (), "print('hello')"),
+    ("start", (), 'print("hello")\n'),  # quotes and line ends take a path of their own on the way in
     ("plain", (), PLAIN),
     ("numpy", ("numpy",), NUMPY),
     ("pandas", ("numpy", "pandas"), PANDAS),

@@ -108,6 +108,9 @@ class Source:
     def ahead(self, packages: Iterable[str]) -> None:
         return
 
+    def rest(self) -> None:
+        return
+
 
 def test_a_guest_that_waits_for_a_part_can_be_ended() -> None:
     module = split(InMemory())

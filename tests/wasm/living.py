@@ -32,6 +32,7 @@ from sojourn.wasm.additions import (
     drop_name,
     dropped_name,
     export_name,
+    part_with,
 )
 from sojourn.wasm.base import Resumable
 from sojourn.wasm.binary import FUNCTION, GLOBAL, TABLE, Module
@@ -84,10 +85,9 @@ class Life:
     def export(self, name: str) -> Any:
         exports = self.exports
         if name not in exports:  # a function of a part
-            function = int(name.removeprefix(PREFIX)[1:].partition(".")[0])
             plan = self.program.resumable.plan
             assert plan is not None
-            exports = self.part(plan.part_of_function(function))
+            exports = self.part(part_with(plan, name))
         return exports[name]
 
     def part(self, number: int) -> Any:

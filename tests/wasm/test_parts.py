@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sojourn.wasm import base, peel
-from sojourn.wasm.base import make_resumable
+from sojourn.wasm.analysis import Analysis
+from sojourn.wasm.base import analysis_of, make_resumable
 from sojourn.wasm.binary import Module
 from sojourn.wasm.index_spaces import IndexSpaces
 from sojourn.wasm.parts import make_part
@@ -171,9 +172,9 @@ def test_only_functions_that_are_reached_from_outside_have_stubs() -> None:
     plan = make_resumable(code, deferred=[[0], [1, 2], [3]]).plan
     assert plan is not None
     assert plan.stubs == (0, 3)
-    assert [part.slotted for part in plan.parts] == [(0,), (2,), (3,)]
-    assert [part.elsewhere for part in plan.parts] == [(), (), (2,)]
-    assert [plan.part_of_slot(slot) for slot in range(1, plan.slots_count)] == [1, 2, 3]
+    assert plan.exported == (3, 4)  # what nothing but the table names is reached through that
+    assert plan.parts == ((0,), (1, 2), (3,))
+    assert [plan.part_of_slot(slot) for slot in range(1, plan.slots_count)] == [1, 2, 2, 3]
     for slot in (-1, 0, plan.slots_count):
         with pytest.raises(IndexError, match="slot"):
             plan.part_of_slot(slot)
@@ -183,9 +184,60 @@ def test_a_function_of_no_module_or_of_two_parts_is_not_deferred_twice() -> None
     code = wat('(module (func $a) (func $b (call $a)) (func (export "f") (call $b)))')
     resumable = make_resumable(code, deferred=[[], [0, 99], [0, 1], [-4]])
     assert resumable.plan is not None
-    assert [part.functions for part in resumable.plan.parts] == [(0,), (1,)]
-    for number in (0, 3):
+    assert resumable.plan.parts == ((0,), (1,))
+    for number in (0, 3, 4, 99):
         with pytest.raises(IndexError, match="part"):
             make_part(resumable, number)
     with pytest.raises(IndexError, match="part"):
         make_part(make_resumable(code), 1)
+
+
+def test_the_continuations_of_the_base_come_when_a_program_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (base, peel):
+        monkeypatch.setattr(module, "CONTINUATION_BYTES_MIN", 0)
+    code = wat(
+        """(module (func $inner (param i32) (result i32) (loop) (i32.add (local.get 0) (i32.const 1)))
+        (func (export "f") (param i32) (result i32) (local i32)
+          (loop $l (local.set 1 (call $inner (local.get 1)))
+            (br_if $l (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))
+          (local.get 1)))"""
+    )
+    program = Program(make_resumable(code, deferred=[[0]]))
+    plan = program.resumable.plan
+    assert plan is not None
+    assert program.run("f", 5, every=False) == 5
+    assert program.parts.keys() == {1}
+    assert program.run("f", 5) == 5
+    assert program.parts.keys() == {1, plan.part_of_continuations(1)}
+
+
+def test_only_users_of_segments_stay_in_the_base_against_the_plan() -> None:
+    """Bytes that look like an instruction on a segment, here in a number, are none."""
+    code = wat(
+        """(module (memory 1) (data $d "abc")
+        (func $looks (result i32) (f32.const 0x1.1211f80000000p-113) (drop) (i32.const 1))
+        (func $drops (data.drop $d))
+        (func (export "f") (result i32) (call $drops) (call $looks)))"""
+    )
+    assert b"\xfc\x08\x09" in code
+    program = Program(make_resumable(code, deferred=[[0, 1]]))
+    plan = program.resumable.plan
+    assert plan is not None
+    assert plan.parts == ((0,),)
+    assert program.run("f") == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_analysis_that_is_known_changes_nothing(name: str) -> None:
+    code = wat(f"(module {CASES[name][0]})")
+    analysis = analysis_of(code)
+    assert Analysis.of(analysis.plain()) == analysis
+    for deferred in ((), *partitions(code, name, 3)):
+        made = make_resumable(code, deferred=deferred, analysis=Analysis.of(analysis.plain()))
+        assert made == make_resumable(code, deferred=deferred)
+
+
+def test_the_analysis_of_another_module_is_refused() -> None:
+    one, other = wat("(module (func))"), wat("(module (func) (func))")
+    with pytest.raises(ValueError, match="another module"):
+        make_resumable(one, analysis=analysis_of(other))

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from .analysis import Analysis
 from .binary import MalformedModuleError, Module, UnsupportedFeatureError, uleb
-from .callgraph import Calls, Segment, address_taken
+from .callgraph import Segment, address_taken
 from .events import (
     ARRAY_NEW_DATA,
     ARRAY_NEW_ELEM,
@@ -20,7 +21,6 @@ from .events import (
     MEMORY_INIT,
     TABLE_INIT,
     Event,
-    Suspensions,
 )
 from .frames import Control, Groups, Helper, save_helpers
 from .index_spaces import (
@@ -104,34 +104,26 @@ class Additions:
 
 
 def additions_of(
-    module: Module,
-    spaces: IndexSpaces,
-    calls: Sequence[Calls],
-    where: Suspensions,
-    imports: tuple[int, ...],
-    tables: bool,
-    split: bool,
+    module: Module, spaces: IndexSpaces, analysis: Analysis, imports: tuple[int, ...], split: bool
 ) -> Additions:
+    where = analysis.suspensions.functions
     kinds = {kind for item in spaces.types if item is not None for kind in item.params + item.results}
     kinds |= {item.type for item in spaces.globals}
-    references = tables or any(call.references for call in calls)
+    references = bool(spaces.tables_imported or analysis.tables) or analysis.references
     references = references or any(is_reference(kind) and kind != EXNREF for kind in kinds)
     taken: set[int] = set()
     if references:
-        taken = address_taken(module) | {index for call in calls for index in call.taken}
+        taken = address_taken(module) | {index for _, some, _ in analysis.naming for index in some}
         if any(index >= len(spaces.functions) for index in taken):
             raise MalformedModuleError("a function that does not exist", 0)
     segments = {
         segment
-        for function, call in enumerate(calls, spaces.functions_imported)
-        for segment in call.segments
-        if split or where.functions[function] or segment[0] in DROPS
+        for function, _, some in analysis.naming
+        for segment in some
+        if split or where[function] or segment[0] in DROPS
     }
-    suspending = (
-        call for place, call in enumerate(calls, spaces.functions_imported) if split or where.functions[place]
-    )
-    addresses = {index for call in suspending for index in call.taken}
-    exceptions = bool(spaces.tags) or references or any(call.tries for call in calls) or EXNREF in kinds
+    addresses = {index for function, some, _ in analysis.naming if split or where[function] for index in some}
+    exceptions = bool(spaces.tags) or references or analysis.tries or EXNREF in kinds
     return Additions(
         suspending_imports=imports,
         exceptions=exceptions,
@@ -330,10 +322,14 @@ def segment_name(key: Segment) -> str:
 _OF_FUNCTION = re.compile(PREFIX + r"(?:f(\d+)|c(\d+)\.\d+)")
 
 
-def function_of(name: str) -> int:
-    """The function that a name of ``export_name`` or ``continuation_name`` is about, or -1."""
+def part_with(plan: Plan, name: str) -> int:
+    """The number of the part that exports ``name``; 0 when none does."""
     found = _OF_FUNCTION.fullmatch(name)
-    return int(found[1] or found[2]) if found else -1
+    if found is None:
+        return 0
+    function = int(found[1] or found[2])
+    number = plan.part_of_function(function)
+    return number if number or found[1] else plan.part_of_continuations(function)
 
 
 def taken_name(function: int) -> str:

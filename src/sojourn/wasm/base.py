@@ -19,8 +19,8 @@ No index of the original moves; what is new comes after what was there:
 
 An imported function with a wrapper is the wrapper wherever the module takes its address.
 
-* the continuations of large loops (``peel``);
-* if the module is split (``plan``), what its parts are reached by.
+* the continuations of large loops (``peel``), unless the module is split;
+* if it is split (``plan``), what its parts are reached by.
 
 All of it, and all that twins must name, is exported under names that begin with ``PREFIX``.
 """
@@ -65,6 +65,7 @@ from .additions import (
     taken_name,
     taken_signature,
 )
+from .analysis import Analysis, analyse
 from .binary import (
     FUNCTION,
     GLOBAL,
@@ -81,7 +82,7 @@ from .binary import (
     uleb,
 )
 from .body import decode
-from .callgraph import Calls, Segment, address_taken, calls_of, suspensions, with_other_functions
+from .callgraph import Calls, Segment, address_taken, calls_of, with_other_functions
 from .emit import FUNCTION_BYTES_MAX, Target, dummy, function_code
 from .events import DROPS, MEMORY_INIT, TABLE_INIT, Body, Suspensions
 from .frames import Control, global_get, global_set, helper_body, i32_const, local_get, save_code, sized
@@ -97,6 +98,7 @@ from .index_spaces import (
     is_reference,
 )
 from .liveness import liveness
+from .name_section import keep_names
 from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_type, peeled_bytes_max
 from .plan import LOADER_SLOT, Plan, make_plan
 
@@ -140,6 +142,7 @@ class BodyTask:
     Attributes:
         functions: their numbers; a span is of places in it.
         forced: functions that name an import with a wrapper without calling it, or drop a segment.
+        continued: whether to make continuations.
     """
 
     code: bytes
@@ -149,6 +152,7 @@ class BodyTask:
     additions: Additions
     functions: Sequence[int]
     forced: frozenset[int]
+    continued: bool = True
 
     def __call__(self, span: tuple[int, int]) -> Bodies:
         target = BaseTarget(self.spaces, self.additions)
@@ -161,29 +165,31 @@ class BodyTask:
         if not self.suspensions.functions[function] and function not in self.forced:
             return self.code[start:end], [], []
         body = analysed(self.spaces, self.suspensions, function, self.code, start)
-        return body_and_continuations(body, target, tags_of(self.spaces), end - start)
+        return body_and_continuations(body, target, tags_of(self.spaces), end - start, self.continued)
 
 
 def body_and_continuations(
-    body: Body, target: Target, tags: Sequence[FuncType], size: int
+    body: Body, target: Target, tags: Sequence[FuncType], size: int, continued: bool = True
 ) -> tuple[bytes, Sequence[int], Sequence[Continuation]]:
-    """A body of ``size`` bytes for the base module or a part, and the continuations of its loops."""
+    """A body of ``size`` bytes for the base module or a part, and the continuations of its loops unless these
+    are made apart."""
     code, hints = function_code(body, target)
     if peeled_bytes_max(body, len(code)) > FUNCTION_BYTES_MAX:
         feature = "loops so deep that going on takes more code than engines allow"
         raise UnsupportedFeatureError(feature, body.function)
-    if size <= CONTINUATION_BYTES_MIN:
+    if not continued or size <= CONTINUATION_BYTES_MIN:
         return sized(code), hints, []
+    return sized(code), hints, continuations(body, target, tags)
+
+
+def continuations(body: Body, target: Target, tags: Sequence[FuncType]) -> list[Continuation]:
+    """The continuations of the large loops of a body."""
     kind = continuation_type(body)
-    return (
-        sized(code),
-        hints,
-        [
-            (event.site, kind.params, kind.results, sized(Peeling(body, target, tags).continued(event)))
-            for event in body.sites
-            if continuable(body, event)
-        ],
-    )
+    return [
+        (event.site, kind.params, kind.results, sized(Peeling(body, target, tags).continued(event)))
+        for event in body.sites
+        if continuable(body, event)
+    ]
 
 
 @dataclass(frozen=True)
@@ -195,8 +201,12 @@ class ScanTask:
     imported: int
 
     def __call__(self, span: tuple[int, int]) -> list[Calls]:
+        return self.of(range(*span))
+
+    def of(self, functions: Iterable[int]) -> list[Calls]:
+        """What each of some functions calls."""
         with invalid_is_malformed():
-            return [calls_of(self.code, self.starts[function - self.imported]) for function in range(*span)]
+            return [calls_of(self.code, self.starts[function - self.imported]) for function in functions]
 
 
 def analysed(
@@ -231,6 +241,7 @@ def make_resumable(
     inert: bool = False,
     deferred: Sequence[Sequence[int]] = (),
     everywhere: bool = False,
+    analysis: Analysis | None = None,
 ) -> Resumable:
     """Make the base module of ``original``, which must be valid.
 
@@ -240,13 +251,14 @@ def make_resumable(
         inert: leave all code as it is, so that it can never be left: what the rest costs is measured against.
         deferred: the functions of each part that is to be made later (``plan``, ``parts``).
         everywhere: for tests: whether every function polls at its entry, whether that is needed or not.
+        analysis: what ``analysis_of`` gives for this module, when it is known; it takes a look at all code.
 
     Raises:
         MalformedModuleError: not a module, or one with names that are ours.
         UnsupportedFeatureError: something in it cannot be made resumable.
     """
     with invalid_is_malformed():
-        return _make_resumable(original, suspends, run, inert, deferred, everywhere)
+        return _make_resumable(original, suspends, run, inert, deferred, everywhere, analysis)
 
 
 def _make_resumable(
@@ -256,61 +268,84 @@ def _make_resumable(
     inert: bool,
     deferred: Sequence[Sequence[int]],
     everywhere: bool,
+    analysis: Analysis | None,
 ) -> Resumable:
-    module = Module.parse(original)
-    taken = next((name for name, _, _ in module.exports() if name.startswith(PREFIX)), None)
-    if taken is not None:
-        raise MalformedModuleError(f"the export {taken!r} is a private name", 0)
-    spaces = IndexSpaces.of(module)
-    functions = [item for item in module.imports() if item.kind == FUNCTION]
-    imports = () if inert else tuple(index for index, item in enumerate(functions) if suspends(item))
-    code, starts = module.bodies()
-    code = bytes(code)
-    if len(starts) - 1 != len(spaces.functions) - spaces.functions_imported:
-        raise MalformedModuleError("a function without a body, or a body without a function", 0)
-    first = spaces.functions_imported
-    defined = range(first, len(spaces.functions))
-    spans = [(begin + first, end + first) for begin, end in spans_of(starts, first, defined)]
-    calls = [call for part in run(ScanTask(code, starts, first), spans) for call in part]
-    where = (
-        Suspensions(*map(bytes, _nothing(spaces)))
-        if inert
-        else suspensions(module, spaces, calls, imports, everywhere=everywhere)
-    )
-    tables = {*range(spaces.tables_imported), *(table for call in calls for table in call.tables)}
+    source = _Source(original)
+    module, spaces, code, starts = source.module, source.spaces, source.code, source.starts
+    imports = () if inert else source.suspending(suspends)
+    first, defined, scan = spaces.functions_imported, source.defined, source.scan
+    if analysis is None:
+        analysis = analyse(module, spaces, source.calls(run), imports, everywhere=everywhere, inert=inert)
+    elif not analysis.fits(spaces):
+        raise ValueError("the analysis of another module")
+    where, tables = analysis.suspensions, {*range(spaces.tables_imported), *analysis.tables}
     if any(table >= len(spaces.tables) for table in tables):
         raise MalformedModuleError("a table that does not exist", 0)
-    additions = additions_of(module, spaces, calls, where, imports, bool(tables), bool(deferred))
+    additions = additions_of(module, spaces, analysis, imports, bool(deferred))
     refused = [item for item in spaces.globals if item.mutable and _is_object(item.type, spaces)]
     refused += [spaces.tables[table] for table in tables if _is_object(spaces.tables[table].element, spaces)]
     if refused:
         raise UnsupportedFeatureError("a reference to an object or exception in a global or table")
     forced = frozenset(
-        index
-        for index, call in enumerate(calls, first)
-        if any(kind in DROPS for kind, _, _ in call.segments) or set(call.taken) & set(imports)
+        function
+        for function, taken, segments in analysis.naming
+        if any(kind in DROPS for kind, _, _ in segments) or set(taken) & set(imports)
     )
     plan = None
     if deferred:
-        plan = make_plan(spaces, code, starts, calls, where, address_taken(module), deferred)
+        addresses = address_taken(module).union(*(taken for _, taken, _ in analysis.naming))
+        users = {function for function, _, segments in analysis.naming if segments}
+        plan = make_plan(spaces, scan.of, users, addresses, deferred)
     target = BaseTarget(spaces, additions, plan)
     resident = [index for index in defined if index not in plan.owners] if plan else defined
-    bodies = BodyTask(code, starts, spaces, where, additions, resident, forced)
+    bodies = BodyTask(code, starts, spaces, where, additions, resident, forced, continued=not plan)
     made = [body for part in run(bodies, spans_of(starts, first, resident)) for body in part]
     if plan:
         made = _with_stubs(spaces, target, plan, dict(zip(resident, made, strict=True)))
-    named = set(plan.exported) if plan else _named(calls, where, spaces)
+    named = set(plan.exported) if plan else {index for index, yes in enumerate(analysis.called) if yes}
     base = _assemble(module, spaces, target, made, named, plan)
     return Resumable(original, base, where, additions, tuple(sorted(tables)), plan)
 
 
+class _Source:
+    """A module that is to be made resumable, taken apart."""
+
+    def __init__(self, original: bytes) -> None:
+        self.module = module = Module.parse(original)
+        private = next((name for name, _, _ in module.exports() if name.startswith(PREFIX)), None)
+        if private is not None:
+            raise MalformedModuleError(f"the export {private!r} is a private name", 0)
+        self.spaces = spaces = IndexSpaces.of(module)
+        code, self.starts = module.bodies()
+        self.code = bytes(code)
+        self.defined = range(spaces.functions_imported, len(spaces.functions))
+        if len(self.starts) - 1 != len(self.defined):
+            raise MalformedModuleError("a function without a body, or a body without a function", 0)
+        self.scan = ScanTask(self.code, self.starts, spaces.functions_imported)
+
+    def suspending(self, suspends: Callable[[Import], bool]) -> tuple[int, ...]:
+        functions = [item for item in self.module.imports() if item.kind == FUNCTION]
+        return tuple(index for index, item in enumerate(functions) if suspends(item))
+
+    def calls(self, run: Runner) -> list[Calls]:
+        first = self.spaces.functions_imported
+        spans = spans_of(self.starts, first, self.defined)
+        return [call for part in run(self.scan, [(a + first, b + first) for a, b in spans]) for call in part]
+
+
+def analysis_of(original: bytes, suspends: Callable[[Import], bool] = lambda _: True) -> Analysis:
+    """The analysis that ``make_resumable`` of the same module takes.
+
+    Raises:
+        MalformedModuleError: not a module.
+    """
+    with invalid_is_malformed():
+        source = _Source(original)
+        return analyse(source.module, source.spaces, source.calls(serially), source.suspending(suspends))
+
+
 def _is_object(kind: int, spaces: IndexSpaces) -> bool:
     return is_reference(kind) and family(kind, spaces.types) in (ANYREF, EXNREF)
-
-
-def _nothing(spaces: IndexSpaces) -> tuple[int, int, int, int]:
-    functions = len(spaces.functions)
-    return functions, len(spaces.types), functions, functions
 
 
 def spans_of(starts: Sequence[int], imported: int, functions: Sequence[int]) -> list[tuple[int, int]]:
@@ -383,15 +418,6 @@ def _dispatcher(spaces: IndexSpaces, target: BaseTarget, kind: int) -> bytes:
     return sized(b"\0" + pending + b"\x25" + table + b"\xd1\x04\x40" + load + b"\x0b" + call + b"\x0b")
 
 
-def _named(calls: Sequence[Calls], where: Suspensions, spaces: IndexSpaces) -> set[int]:
-    """The functions that twins may name: what functions that can suspend call."""
-    found: set[int] = set()
-    for function, call in enumerate(calls, spaces.functions_imported):
-        if where.functions[function]:
-            found.update(call.functions)
-    return found
-
-
 def _assemble(
     module: Module, spaces: IndexSpaces, target: BaseTarget, made: Bodies, named: set[int], plan: Plan | None
 ) -> bytes:
@@ -417,6 +443,7 @@ def _assemble(
             names.append(continuation_name(function, site))
     if plan:
         _free_gaps_of_types(module, spaces, target, plan)
+        keep_names(module, lambda function: function not in plan.owners)
     module.append_to(SectionId.FUNCTION, [uleb(kind) for kind in kinds])
     _rewrite_references(module, target)
     _add_tables(module, target, plan)

@@ -5,7 +5,8 @@ functions of the base that it names. Its code is made as that of the base, so it
 hold, are those of a module that is not split: a function that was left in a part goes on in a twin, and the
 twin's next frame may lie in the base of a module that never was split.
 
-Instantiating a part fills its slots, so from then on stubs call into it.
+Instantiating a part fills its slots, so from then on stubs call into it. What it has, its stubs too, it
+exports under the names that the base has for the same.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from .additions import (
 )
 from .base import (
     Bodies,
+    Continuation,
     Resumable,
     Runner,
+    ScanTask,
     add_hints,
     analysed,
     body_and_continuations,
+    continuations,
     export,
     serially,
     spans_of,
@@ -45,7 +49,7 @@ from .binary import FUNCTION, GLOBAL, TABLE, Module, SectionId, uleb
 from .events import Event, Suspensions
 from .frames import Helper, i32_const
 from .index_spaces import FuncType, IndexSpaces, heap_type
-from .plan import Part, Plan
+from .plan import Names, Plan, names_of
 from .twins import import_entry, shared_imports
 
 _DECLARED, _ACTIVE = b"\x03\0", b"\x02"
@@ -62,14 +66,16 @@ class PartTarget:
 
     moved = True
 
-    def __init__(self, spaces: IndexSpaces, additions: Additions, plan: Plan | None, part: Part) -> None:
-        self.base = base = BaseTarget(spaces, additions, plan)
+    def __init__(
+        self, spaces: IndexSpaces, additions: Additions, functions: Sequence[int], names: Names
+    ) -> None:
+        self.base = base = BaseTarget(spaces, additions)
         self.control = base.control
         self._spaces = spaces
         self.types = TypeNumbers(len(spaces.types))
         self.imports: list[tuple[str, int]] = []
         numbers: dict[int, int] = {}
-        for function in part.borrowed:
+        for function in names.borrowed:
             name = export_name(FUNCTION, base.wrappers.get(function, function))
             numbers[function] = self._import(name, spaces.functions[function])
         self._helpers = {
@@ -85,16 +91,15 @@ class PartTarget:
         }
         self._taken = {
             function: self._added(taken_name(function), taken_signature(spaces, function))
-            for function in part.borrowed
-            if function in base.taken
+            for function in names.taken
         }
-        kinds = sorted({spaces.functions[function] for function in part.elsewhere})
+        kinds = sorted({spaces.functions[function] for function in names.elsewhere})
         self.dispatchers: Mapping[int, int] = {
             kind: self._import(dispatcher_name(kind), kind) for kind in kinds
         }
         self.first = len(self.imports)
-        for number, function in enumerate((*part.functions, *part.elsewhere), self.first):
-            numbers.setdefault(function, number)
+        own = enumerate((*functions, *names.elsewhere), self.first)
+        numbers |= {function: number for number, function in own}
         self._numbers = {function: uleb(number) for function, number in numbers.items()}
 
     def _added(self, name: str, signature: FuncType) -> bytes:
@@ -142,13 +147,14 @@ class PartTask:
     spaces: IndexSpaces
     suspensions: Suspensions
     additions: Additions
-    part: Part
+    functions: Sequence[int]
+    names: Names
 
     def __call__(self, span: tuple[int, int]) -> Bodies:
-        target = PartTarget(self.spaces, self.additions, None, self.part)
+        target = PartTarget(self.spaces, self.additions, self.functions, self.names)
         tags = tags_of(self.spaces)
         made: Bodies = []
-        for function in self.part.functions[span[0] : span[1]]:
+        for function in self.functions[span[0] : span[1]]:
             index = function - self.spaces.functions_imported
             start, end = self.starts[index], self.starts[index + 1]
             body = analysed(self.spaces, self.suspensions, function, self.code, start, relocate=True)
@@ -167,56 +173,83 @@ def make_part(resumable: Resumable, number: int, run: Runner = serially) -> byte
         UnsupportedFeatureError: something in it cannot be made resumable.
     """
     plan = resumable.plan
-    if plan is None or not 0 < number <= len(plan.parts):
+    spaces = IndexSpaces.of(original := Module.parse(resumable.original))
+    continued = -1 if plan is None else plan.continued(number)
+    first = spaces.functions_imported
+    resident = first <= continued < len(spaces.functions) and not (plan and plan.part_of_function(continued))
+    if plan is None or number < 1 or not (continued < 0 or resident):
         raise IndexError(f"there is no part {number}")
-    part = plan.parts[number - 1]
-    original = Module.parse(resumable.original)
-    spaces = IndexSpaces.of(original)
     code, starts = original.bodies()
-    additions = resumable.additions
-    task = PartTask(bytes(code), starts, spaces, resumable.suspensions, additions, part)
-    spans = spans_of(starts, spaces.functions_imported, part.functions)
-    made = [body for bodies in run(task, spans) for body in bodies]
-    target = PartTarget(spaces, additions, plan, part)
-    return _assemble(original, spaces, target, plan, part, made)
+    code = bytes(code)
+    functions = plan.parts[number - 1] if continued < 0 else ()
+    names = names_of(plan, number, functions or [continued], ScanTask(code, starts, first).of)
+    target = PartTarget(spaces, resumable.additions, functions, names)
+    if functions:
+        task = PartTask(code, starts, spaces, resumable.suspensions, resumable.additions, functions, names)
+        made = [body for bodies in run(task, spans_of(starts, first, functions)) for body in bodies]
+        own = [(function, found) for function, (_, _, found) in zip(functions, made, strict=True)]
+    else:
+        start = starts[continued - first]
+        body = analysed(spaces, resumable.suspensions, continued, code, start, relocate=True)
+        made, own = [], [(continued, continuations(body, target, tags_of(spaces)))]
+    part = _Part(original, spaces, target, plan, functions, names)
+    return part.assemble(made, own)
 
 
-def _assemble(
-    original: Module, spaces: IndexSpaces, target: PartTarget, plan: Plan, part: Part, made: Bodies
-) -> bytes:
-    bodies = [code for code, _, _ in made]
-    kinds = [spaces.functions[function] for function in (*part.functions, *part.elsewhere)]
-    bodies += [stub(spaces, target.control, plan, function, target) for function in part.elsewhere]
-    places = {function: place for place, function in enumerate(part.functions, target.first)}
-    exports = [export(export_name(FUNCTION, own), FUNCTION, places[own]) for own in part.exported]
-    for function, (_, _, continuations) in zip(part.functions, made, strict=True):
-        for site, params, results, code in continuations:
-            exports.append(export(continuation_name(function, site), FUNCTION, target.first + len(bodies)))
-            kinds.append(target.types.index(FuncType(tuple(params), tuple(results))))
-            bodies.append(code)
-    module = Module()
-    imports = [import_entry(name, FUNCTION, uleb(kind)) for name, kind in target.imports]
-    parts = import_entry(PARTS, TABLE, b"\x70\0" + uleb(plan.slots_count))
-    pending = import_entry(PENDING, GLOBAL, b"\x7f\x01")
-    imports += shared_imports(spaces, target.base, [parts], [pending])
-    module.replace(SectionId.TYPE, bytes(original.section(SectionId.TYPE)))
-    module.append_to(SectionId.TYPE, target.types.encode())
-    module.replace(SectionId.IMPORT, uleb(len(imports)) + b"".join(imports))
-    module.replace(SectionId.FUNCTION, uleb(len(kinds)) + b"".join(map(uleb, kinds)))
-    module.replace(SectionId.EXPORT, uleb(len(exports)) + b"".join(exports))
-    module.replace(SectionId.ELEMENT, _elements(target, part, places))
-    module.replace(SectionId.CODE, uleb(len(bodies)) + b"".join(bodies))
-    add_hints(module, made, target.first)
-    return module.encode()
+@dataclass(frozen=True)
+class _Part:
+    """What a part is put together of, besides its code."""
 
+    original: Module
+    spaces: IndexSpaces
+    target: PartTarget
+    plan: Plan
+    functions: Sequence[int]
+    names: Names
 
-def _elements(target: PartTarget, part: Part, places: Mapping[int, int]) -> bytes:
-    """What fills the slots, and the declaration that the addresses of imports are taken."""
-    segments = [_DECLARED + _functions(range(target.first))]
-    if part.slotted:
-        where = uleb(target.control.parts) + i32_const(part.first_slot) + b"\x0b\0"
-        segments.append(_ACTIVE + where + _functions([places[function] for function in part.slotted]))
-    return uleb(len(segments)) + b"".join(segments)
+    def assemble(self, made: Bodies, own: Sequence[tuple[int, Sequence[Continuation]]]) -> bytes:
+        spaces, target, names = self.spaces, self.target, self.names
+        bodies = [code for code, _, _ in made]
+        bodies += [stub(spaces, target.control, self.plan, index, target) for index in names.elsewhere]
+        reached = (*self.functions, *names.elsewhere)
+        kinds = [spaces.functions[function] for function in reached]
+        exports = [
+            export(export_name(FUNCTION, function), FUNCTION, place)
+            for place, function in enumerate(reached, target.first)
+        ]
+        for function, found in own:
+            for site, params, results, code in found:
+                place = target.first + len(bodies)
+                exports.append(export(continuation_name(function, site), FUNCTION, place))
+                kinds.append(target.types.index(FuncType(tuple(params), tuple(results))))
+                bodies.append(code)
+        module = Module()
+        module.replace(SectionId.TYPE, bytes(self.original.section(SectionId.TYPE)))
+        module.append_to(SectionId.TYPE, target.types.encode())
+        imports = self._imports()
+        module.replace(SectionId.IMPORT, uleb(len(imports)) + b"".join(imports))
+        module.replace(SectionId.FUNCTION, uleb(len(kinds)) + b"".join(map(uleb, kinds)))
+        module.replace(SectionId.EXPORT, uleb(len(exports)) + b"".join(exports))
+        module.replace(SectionId.ELEMENT, self._elements())
+        module.replace(SectionId.CODE, uleb(len(bodies)) + b"".join(bodies))
+        add_hints(module, made, target.first)
+        return module.encode()
+
+    def _imports(self) -> list[bytes]:
+        imports = [import_entry(name, FUNCTION, uleb(kind)) for name, kind in self.target.imports]
+        parts = import_entry(PARTS, TABLE, b"\x70\0" + uleb(self.plan.slots_count))
+        pending = import_entry(PENDING, GLOBAL, b"\x7f\x01")
+        return imports + shared_imports(self.spaces, self.target.base, [parts], [pending])
+
+    def _elements(self) -> bytes:
+        """What fills the slots, and the declaration that the addresses of imports are taken."""
+        first = self.target.first
+        segments = [_DECLARED + _functions(range(first))]
+        if self.functions:
+            slot = self.plan.slots[self.functions[0]]
+            where = uleb(self.target.control.parts) + i32_const(slot) + b"\x0b\0"
+            segments.append(_ACTIVE + where + _functions(range(first, first + len(self.functions))))
+        return uleb(len(segments)) + b"".join(segments)
 
 
 def _functions(numbers: Sequence[int]) -> bytes:

@@ -26,6 +26,7 @@ from sojourn.store.files import remove_verified, translated, verified, write_ver
 from sojourn.store.home import Home, need_space, try_lock
 from sojourn.wasm import Module, instrument
 
+from .analysed import analysis_of
 from .engine import (
     CompiledModule,
     TwinModule,
@@ -37,7 +38,7 @@ from .engine import (
 )
 from .parting import Parts
 from .partition import Recorded, deferred, recorded
-from .preparing import VERSION, Facts, decode_plan, encode_plan, prepare
+from .preparing import VERSION, Facts, Prepared, decode_plan, encode_plan, prepare
 from .resuming import ModuleResumer
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ _CPU_SECONDS_PER_BYTE = 1.7e-6  # of the runtime, changed and compiled, where _C
 _CALIBRATION_S = 0.034
 _STEP_S = 0.2
 _FACTS, _PLAN = ".facts", ".plan"
+SPLIT_VERSION = 2  # goes up with every change of how the base and the parts of a split module are made
 # What the base of a split module costs, in bytes of a module: what runs at the start is larger than most
 # functions, and each of the others has a stub or a gap, and is looked through for calls.
 _RESIDENT_TIMES, _STUB_BYTES = 2, 120
@@ -105,7 +107,7 @@ class CompiledModules:
         if self._load(path) is None:
             with self._locked(path, what):
                 if self._load(path) is None:
-                    self._compile(path, read(), what)
+                    self._compile(digest, read(), what)
         return path
 
     def put(self, digest: str, facts: bytes, code: bytes | bytearray) -> None:
@@ -145,7 +147,7 @@ class CompiledModules:
             return False
         try:
             if self._load(path) is None:
-                self._compile(path, read(), what)
+                self._compile(digest, read(), what)
             return True
         finally:
             with suppress(OSError):
@@ -163,7 +165,7 @@ class CompiledModules:
         if module is None:
             with self._locked(path, what):
                 module = self._load(path)  # another process may have made it meanwhile
-                module = module if module is not None else self._compile(path, read(), what)
+                module = module if module is not None else self._compile(digest, read(), what)
         key = _key(digest) if module.parts is None or record is None else _split_key(digest, record)
         module.resumer = self._resumer(read, module.facts, key)
         return module
@@ -199,20 +201,24 @@ class CompiledModules:
         """The base of a module that is split, and where its parts come from."""
         key = _split_key(digest, record)
         path = self._path(key)
-        module = self._load(path)
-        if module is None or not verified(path.with_suffix(_PLAN)):
+        module, made = self._load_base(path), None
+        if module is None:
             with self._locked(path, what):
-                module = self._load(path)
-                if module is None or not verified(path.with_suffix(_PLAN)):
-                    module = self._compile(path, read(), what, record)
+                module = self._load_base(path)
+                if module is None:
+                    module, made = self._compile_base(digest, record, read(), what)
         module.parts = Parts(
             lambda: instrument(read()).code,
             module.facts,
             lambda: decode_plan(path.with_suffix(_PLAN).read_bytes()),
             record.parts_for,
             _PartFiles(_TwinFiles(self._path), key, lambda name: self._home.lock(self._path(name).stem)),
+            None if made is None else made.marked,
         )
         return module
+
+    def _load_base(self, path: Path) -> CompiledModule | None:
+        return self._load(path) if verified(path.with_suffix(_PLAN)) else None
 
     def _load(self, path: Path) -> CompiledModule | None:
         facts_path = path.with_suffix(_FACTS)
@@ -224,27 +230,41 @@ class CompiledModules:
             _log.warning("compiled module %s is not for this engine (%s); making it anew", path, error)
             return None
 
-    def _compile(
-        self, path: Path, original: bytes, what: str, record: Recorded | None = None
-    ) -> CompiledModule:
-        """Compile a module, or only its base when there is a record of how to split it."""
+    def _compile(self, digest: str, original: bytes, what: str) -> CompiledModule:
+        """Compile a whole module."""
+        self._check_size(original, what)
+        check_valid(original)
+        with shown(self._progress, f"compiling {what}", lambda: estimate_s(len(original))):
+            prepared = prepare(original, analysis=analysis_of(digest))
+            module = apart(lambda: compile_module(prepared))
+        self._keep(self.path(digest), prepared, module)
+        return module
+
+    def _compile_base(
+        self, digest: str, record: Recorded, original: bytes, what: str
+    ) -> tuple[CompiledModule, Prepared]:
+        """Compile the base of a module that is split. The module is known to be valid, as it was recorded;
+        whatever is compiled is validated again."""
+        self._check_size(original, what)
+        with shown(self._progress, f"compiling {what}", lambda: base_estimate_s(original, record)):
+            prepared = prepare(
+                original, split=lambda marked: deferred(record, marked), analysis=analysis_of(digest)
+            )
+            module = apart(lambda: compile_module(prepared))
+        path = self._path(_split_key(digest, record))
+        assert prepared.plan is not None
+        write_verified(path.with_suffix(_PLAN), encode_plan(prepared.plan))
+        self._keep(path, prepared, module)
+        return module, prepared
+
+    def _check_size(self, original: bytes, what: str) -> None:
         if len(original) > MODULE_BYTES_MAX:
             raise ModuleError(f"a module of {len(original):,} bytes; the most is {MODULE_BYTES_MAX:,}")
         need_space(self._home.cache, COMPILED_BYTES_PER_BYTE * len(original), f"compiling {what}")
-        if record is None:
-            check_valid(original)
-            with shown(self._progress, f"compiling {what}", lambda: estimate_s(len(original))):
-                prepared = prepare(original)
-                module = apart(lambda: compile_module(prepared))
-        else:  # known to be valid, as it was recorded; whatever is compiled is validated again
-            with shown(self._progress, f"compiling {what}", lambda: base_estimate_s(original, record)):
-                prepared = prepare(original, split=lambda marked: deferred(record, marked))
-                module = apart(lambda: compile_module(prepared))
-            assert prepared.plan is not None
-            write_verified(path.with_suffix(_PLAN), encode_plan(prepared.plan))
+
+    def _keep(self, path: Path, prepared: Prepared, module: CompiledModule) -> None:
         write_verified(path.with_suffix(_FACTS), prepared.facts.encode())
         write_verified(path, module.serialize())
-        return module
 
 
 class _PartFiles:
@@ -300,7 +320,7 @@ def _key(digest: str) -> str:
 
 
 def _split_key(digest: str, record: Recorded) -> str:
-    return f"{_key(digest)} split {record.digest}"
+    return f"{_key(digest)} split-{SPLIT_VERSION} {record.digest}"
 
 
 def base_estimate_s(original: bytes, record: Recorded) -> float | None:

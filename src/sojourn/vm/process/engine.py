@@ -35,7 +35,7 @@ from sojourn.wasm.additions import (
     SAVE,
     TWINS,
     UNWINDING,
-    function_of,
+    part_with,
 )
 from sojourn.wasm.twins import ENTER
 
@@ -313,10 +313,13 @@ class Instance:
         self._set_register(SAVE, FRAMES)
         self._set_register(UNWINDING, 0)
 
-    def place_twin(self, twin: TwinModule) -> int:
-        """The place of a twin in the table of twins; put there now when it is not."""
+    def place_twin(self, twin: TwinModule, function: int) -> int:
+        """The place of a twin of ``function`` in the table of twins; put there now when it is not."""
         found = self._twins.get(id(twin))
         if found is None:
+            number = self.module.parts.plan.part_of_function(function) if self.module.parts else 0
+            if number:  # it has stubs for what the twin names in other parts, which then need not be here
+                self._part(number)
             found = self._twins[id(twin)] = len(self._twins), self._instantiate_twin(twin)
         return found[0]
 
@@ -347,16 +350,22 @@ class Instance:
 
     def _find_shared(self, name: bytes, item: Any) -> None:
         """Set ``item`` to what the base module, or the part that has it, exports under ``name``."""
-        if _ffi.wasmtime_instance_export_get(
-            self._context, ctypes.byref(self._instance), name, len(name), ctypes.byref(item)
-        ):
+        if self._find_in(self._instance, name, item):
             return
-        function = function_of(name.decode())
-        number = self.module.parts.plan.part_of_function(function) if self.module.parts else 0
-        if not number or not _ffi.wasmtime_instance_export_get(
-            self._context, ctypes.byref(self._part(number)), name, len(name), ctypes.byref(item)
+        plan = self.module.parts.plan if self.module.parts else None
+        number = part_with(plan, name.decode()) if plan is not None else 0
+        # The stub in a part that is here does as well, and nothing need be brought.
+        here = [self._parts[number]] if number in self._parts else list(self._parts.values())
+        if not any(self._find_in(part, name, item) for part in here) and not (
+            number and self._find_in(self._part(number), name, item)
         ):
             raise RuntimeError(f"neither the base module nor a part exports {name.decode()}")
+
+    def _find_in(self, part: Any, name: bytes, item: Any) -> bool:
+        found: bool = _ffi.wasmtime_instance_export_get(
+            self._context, ctypes.byref(part), name, len(name), ctypes.byref(item)
+        )
+        return found
 
     def _instantiate(self, module: TwinModule) -> Any:
         """An instance of a twin or part, linked to this one."""

@@ -104,6 +104,10 @@ class PartSource(Protocol):
         """Begin to make what imports of ``packages`` will call."""
         ...
 
+    def rest(self) -> None:
+        """Nothing will be made for the time being."""
+        ...
+
 
 class CompiledModule:
     """A module compiled for this machine, its imports resolved; shared by all its instances.

@@ -45,6 +45,7 @@ class Parts:
         marked: gives the module that was split, when it is needed.
         plan: gives the plan, when it is needed.
         numbers_for: the parts that imports of packages need.
+        at_hand: what ``marked`` gives, until ``rest``.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Parts:
         plan: Callable[[], Plan],
         numbers_for: Callable[[Iterable[str]], list[int]],
         cache: PartCache,
+        at_hand: bytes | None = None,
     ) -> None:
         self._read = marked
         self._facts = facts
@@ -67,7 +69,7 @@ class Parts:
         self._busy = 0  # threads at work
         self._ahead = False  # whether one of them works off the queue
         self._plan: Plan | None = None
-        self._marked: bytes | None = None
+        self._marked = at_hand
 
     @property
     def plan(self) -> Plan:
@@ -97,6 +99,12 @@ class Parts:
             if self._queue and not self._ahead:
                 self._ahead = True
                 self._begin(self._work_off)
+
+    def rest(self) -> None:
+        """Nothing will be made for the time being: keep no large module at hand."""
+        with self._lock:
+            if not self._busy:
+                self._marked = None
 
     def _begin(self, work: Callable[[], None]) -> None:
         self._busy += 1

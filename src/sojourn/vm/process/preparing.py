@@ -10,20 +10,21 @@ disk: they are stored beside it, because asking the engine for a module's export
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgpack
 
 from sojourn.model.errors import ModuleError
 from sojourn.wasm import INSTRUMENT_VERSION, MalformedModuleError, Module, instrument
+from sojourn.wasm.analysis import Analysis
 from sojourn.wasm.base import RESUMABLE_VERSION, make_resumable
 from sojourn.wasm.binary import FUNCTION, Import, UnsupportedFeatureError
 from sojourn.wasm.events import Suspensions
 from sojourn.wasm.index_spaces import IndexSpaces
-from sojourn.wasm.plan import Part, Plan
+from sojourn.wasm.plan import Plan
 
-from .transforming import runner_for
+from .transforming import Transformer
 
 WASI_MODULE = "wasi_snapshot_preview1"
 # The imports that wait, and so may leave the guest: their calls are made again when it goes on.
@@ -80,13 +81,19 @@ class Facts:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A module ready to be compiled. ``code_bytes`` is the size of its code section; ``plan`` says how it is
-    split."""
+    """A module ready to be compiled.
+
+    Attributes:
+        code_bytes: the size of its code section.
+        plan: how it is split.
+        marked: what its parts are made of, if it is.
+    """
 
     code: bytes
     code_bytes: int
     facts: Facts
     plan: Plan | None = None
+    marked: bytes | None = None
 
 
 def prepare(
@@ -94,6 +101,7 @@ def prepare(
     *,
     inert: bool = False,
     split: Callable[[bytes], Sequence[Sequence[int]]] = lambda _: (),
+    analysis: Analysis | None = None,
 ) -> Prepared:
     """Change a valid module into the one that is run.
 
@@ -101,6 +109,7 @@ def prepare(
         inert: make one that can never be left, for comparison.
         split: says for the marked module which functions each part is to have that is made later
             (``wasm.plan``); none when it is not split.
+        analysis: of the marked module, when it is known (``analysed``).
 
     Raises:
         ModuleError: not a module, or one that cannot be made resumable.
@@ -109,11 +118,13 @@ def prepare(
         marked = instrument(original)
         if IndexSpaces.of(Module.parse(original)).composites:  # they would be memory beside the limit
             raise UnsupportedFeatureError("garbage collection")
-        run, done = runner_for(marked.code)
-        try:
-            resumable = make_resumable(marked.code, suspends, run, inert=inert, deferred=split(marked.code))
-        finally:
-            done()
+        with Transformer(marked.code) as run:
+            resumable = make_resumable(
+                *(marked.code, suspends, run),
+                inert=inert,
+                deferred=split(marked.code),
+                analysis=analysis,
+            )
         module = Module.parse(resumable.code)
         exported = _exported(marked.code)
     except (MalformedModuleError, UnsupportedFeatureError) as error:
@@ -127,18 +138,19 @@ def prepare(
         tuple(resumable.additions.plain()),
         resumable.tables,
     )
-    return Prepared(resumable.code, len(module.section(10)), facts, resumable.plan)
+    source = marked.code if resumable.plan else None
+    return Prepared(resumable.code, len(module.section(10)), facts, resumable.plan, source)
 
 
 def encode_plan(plan: Plan) -> bytes:
-    encoded: bytes = msgpack.packb([[astuple(part) for part in plan.parts], plan.stubs, plan.exported])
+    encoded: bytes = msgpack.packb([plan.parts, plan.stubs, plan.exported])
     return encoded
 
 
 def decode_plan(data: bytes) -> Plan:
     """Read what ``encode_plan`` wrote; the caller has verified every byte of it."""
     parts, stubs, exported = msgpack.unpackb(data, use_list=False)
-    return Plan(tuple(Part(*part) for part in parts), stubs, exported)
+    return Plan(parts, stubs, exported)
 
 
 def suspends(item: Import) -> bool:

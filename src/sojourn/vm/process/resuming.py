@@ -99,7 +99,7 @@ class ModuleResumer:
         for frame, size in zip(stack.frames, stack.sizes, strict=True):
             key = frame.function, frame.site
             if key not in places:
-                places[key] = instance.place_twin(self.twin(*key))
+                places[key] = instance.place_twin(self.twin(*key), frame.function)
             end = frame.offset + size
             changed[end - _TRAILER_FUNCTION_BYTES : end] = places[key].to_bytes(4, "little")
         outermost = stack.frames[0]

@@ -148,6 +148,8 @@ class PythonRuntime:
                 image = self._images.find(digest) or self._build(
                     digest, tuple(sorted(set(imports))), required
                 )
+                if self._module.parts is not None:
+                    self._module.parts.ahead((PLAIN,))
         _need(required, image.info.failed)
         self._complete()
         return image
@@ -156,6 +158,7 @@ class PythonRuntime:
         """Once for each runtime: see that the whole interpreter is compiled for later starts."""
         if self._module.parts is not None and not self._completing:
             self._completing = True
+            self._module.parts.rest()
             completing.begin(self._home)
 
     def find_image(self, digest: str) -> Image | None:
@@ -166,7 +169,7 @@ class PythonRuntime:
         what = (
             f"making an image of Python with {', '.join(imports)}" if imports else "making an image of Python"
         )
-        if self._module.parts is not None:
+        if self._module.parts is not None and imports:
             self._module.parts.ahead((PLAIN, *imports))
         with shown(self._progress, what, lambda: _IMAGE_ESTIMATE_S if imports else None):
             output = Collected(MIB)

@@ -29,9 +29,9 @@ from sojourn.wasm.callgraph import Calls
 from sojourn.wasm.events import Suspensions
 from sojourn.wasm.index_spaces import IndexSpaces
 from sojourn.wasm.parts import PartTask
-from sojourn.wasm.plan import Part
+from sojourn.wasm.plan import Names
 
-PARALLEL_BYTES_MIN = 4 << 20  # of code; below it a worker's start costs more than it saves
+PARALLEL_SPANS_MIN = 4  # of a megabyte each; below it a worker's start costs more than it saves
 _LENGTH = struct.Struct("<Q")
 Span = tuple[int, int]
 
@@ -112,13 +112,32 @@ class Workers:
             pool.shutdown(cancel_futures=True)
 
 
-def runner_for(original: bytes) -> tuple[Callable[..., Iterable[Any]], Callable[[], None]]:
-    """How to do tasks over a module of this size, and what to call when they are done."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if len(original) < PARALLEL_BYTES_MIN or cpus == 1 or not sys.executable:
-        return serially, lambda: None
-    workers = Workers(original, cpus)
-    return workers.run, workers.close
+class Transformer:
+    """The ``wasm.base.Runner`` for one module: worker processes, when there is enough to do for them to be
+    worth their start. A context manager.
+
+    Args:
+        original: the module.
+    """
+
+    def __init__(self, original: bytes) -> None:
+        self._original = original
+        self._workers: Workers | None = None
+        self._cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def __enter__(self) -> Transformer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._workers is not None:
+            self._workers.close()
+
+    def __call__(self, task: Callable[[Span], Any], spans: Sequence[Span]) -> Iterable[Any]:
+        if self._workers is None:
+            if len(spans) < PARALLEL_SPANS_MIN or self._cpus == 1 or not sys.executable:
+                return serially(task, spans)
+            self._workers = Workers(self._original, self._cpus)
+        return self._workers.run(task, spans)
 
 
 def _environment() -> dict[str, str]:
@@ -133,10 +152,11 @@ def _order(task: Callable[[Span], Any]) -> list[Any]:
     where = task.suspensions
     flags = [bytes(part) for part in (where.functions, where.types, where.entries, where.loops)]
     if isinstance(task, PartTask):
-        return ["part", flags, task.additions.plain(), *astuple(task.part)]
+        return ["part", flags, task.additions.plain(), list(task.functions), *astuple(task.names)]
     functions = task.functions
     some = functions if isinstance(functions, list) else [functions[0], functions[-1] + 1]
-    return ["bodies", flags, task.additions.plain(), isinstance(functions, list), some, sorted(task.forced)]
+    listed = isinstance(functions, list)
+    return ["bodies", flags, task.additions.plain(), listed, some, sorted(task.forced), task.continued]
 
 
 def _task(order: list[Any], code: bytes, starts: Sequence[int], spaces: IndexSpaces) -> Callable[[Span], Any]:
@@ -146,14 +166,10 @@ def _task(order: list[Any], code: bytes, starts: Sequence[int], spaces: IndexSpa
     kind, flags, additions, *rest = order
     module = code, starts, spaces, Suspensions(*flags), Additions.of(additions)
     if kind == "part":
-        functions, borrowed, elsewhere, first_slot, slotted, exported = rest
-        part = Part(
-            *(tuple(functions), tuple(borrowed), tuple(elsewhere)),
-            *(first_slot, tuple(slotted), tuple(exported)),
-        )
-        return PartTask(*module, part)
-    listed, functions, forced = rest
-    return BodyTask(*module, functions if listed else range(*functions), frozenset(forced))
+        functions, *names = rest
+        return PartTask(*module, functions, Names(*map(tuple, names)))
+    listed, functions, forced, continued = rest
+    return BodyTask(*module, functions if listed else range(*functions), frozenset(forced), continued)
 
 
 def _result(task: Callable[[Span], Any], reply: list[Any]) -> Any:
