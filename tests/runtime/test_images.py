@@ -26,7 +26,7 @@ DIGEST = "ab" * 32
 
 
 def info(digest: str = DIGEST) -> ImageInfo:
-    return ImageInfo(digest, "sha256:r", ("json",), {}, PAGE, {"g": 7}, 64, (128,), 5, 1.0)
+    return ImageInfo(digest, "sha256:r", ("json",), {}, PAGE, {"g": 7}, 64, 128, 5, 1.0)
 
 
 def memory(fill: int = 1) -> memoryview:
@@ -43,7 +43,7 @@ def test_what_was_saved_is_found(home: Home) -> None:
     ImageStore(home).save(info(), memory())
     found = ImageStore(home).find(DIGEST)
     assert found is not None
-    assert (found.info.globals, found.info.twisters, found.info.imports) == ({"g": 7}, (128,), ("json",))
+    assert (found.info.globals, found.info.ledger, found.info.imports) == ({"g": 7}, 128, ("json",))
     assert os.pread(found.descriptor, PAGE + 1, 0) == bytes(memory())
     assert ImageStore(home).find("cd" * 32) is None
 

@@ -34,7 +34,7 @@ from sojourn.store.files import translated, verified, write_atomic, write_verifi
 from sojourn.store.home import Home, try_lock
 from sojourn.wasm import INSTRUMENT_VERSION
 
-FORMAT = 3
+FORMAT = 4
 _DESCRIPTION, _MEMORY = "image.json", "memory"
 _DAY_S = 86400
 
@@ -47,7 +47,7 @@ class ImageInfo:
         failed: the imports that could not be done, with the reason.
         globals: the instance's mutable globals, by name.
         enter: where in memory the object lies that a start calls.
-        twisters: where states of random generators lie, which every start fills anew.
+        ledger: where its ledger lies, by which every start renews it (``renewal``).
         monotonic_ns: what the guest's monotonic clock showed.
     """
 
@@ -58,7 +58,7 @@ class ImageInfo:
     bytes: int
     globals: dict[str, int]
     enter: int
-    twisters: tuple[int, ...]
+    ledger: int
     monotonic_ns: int
     created_s: float
     last_used_s: float = 0.0
@@ -219,7 +219,7 @@ def _unsealed(data: bytes, last_used_s: float) -> ImageInfo | None:
         if hashlib.sha256(text.encode()).hexdigest() != outer["sha256"]:
             return None
         value: dict[str, Any] = json.loads(text)
-        value |= {name: tuple(value[name]) for name in ("imports", "twisters")}
+        value["imports"] = tuple(value["imports"])
         return ImageInfo(**value | {"last_used_s": last_used_s})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

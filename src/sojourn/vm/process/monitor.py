@@ -264,7 +264,7 @@ class ProcessMonitor:
                 image, launch.limits, streams, launch.contents, launch.directories, context
             )
         try:
-            put(machine, stored, None if image is None else image.view())
+            put(machine, stored, None if image is None else image.view(), launch.identity)
         except BaseException:
             machine.close()
             raise

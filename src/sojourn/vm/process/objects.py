@@ -1,9 +1,8 @@
 """Objects of the guest's CPython as they lie in its memory, for the making of images.
 
-Two things are done to an image from outside, because the interpreter offers no way from inside. Its objects
-become immortal: CPython does not count the references of an immortal object, and every count is a write,
-which would copy the page of a shared image. And states of Mersenne twisters are found, so that every start
-fills them with fresh random numbers in place.
+The objects of an image become immortal, from outside, because the interpreter offers no way from inside:
+CPython does not count the references of an immortal object, and every count is a write, which would copy the
+page of a shared image. And states of Mersenne twisters are found, to check where they lie (``renewal.py``).
 
 The layout is that of CPython 3.12 and later on a 32-bit machine: the reference count comes first, and is
 that of an immortal object from 2**30 up.
@@ -11,9 +10,8 @@ that of an immortal object from 2**30 up.
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 TWISTER_WORDS = 624
 _WORD = 4
@@ -50,11 +48,3 @@ def find_state(memory: memoryview, address: int, size: int, state: Sequence[int]
     if len(state) != TWISTER_WORDS or data.count(wanted) != 1:
         raise ValueError(f"the object at {address:#x} does not hold its state")
     return address + data.index(wanted)
-
-
-def fill_states(memory: memoryview, addresses: Iterable[int]) -> None:
-    """Fill each twister's state with random numbers of the system. Any numbers are a state: only all zeros
-    would not do."""
-    size = TWISTER_WORDS * _WORD
-    for address in addresses:
-        memory[address : address + size] = os.urandom(size)

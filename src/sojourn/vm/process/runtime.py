@@ -43,8 +43,9 @@ from .filesystems import (
 )
 from .guest import function_server_files
 from .images import Image, ImageInfo, ImageStore, image_digest, image_lock
-from .objects import fill_states, find_state, make_immortal
+from .objects import make_immortal
 from .partition import PLAIN
+from .renewal import check_samples, renew
 from .snapshots import fresh_origin
 from .streams import Collected, Given, Streams
 from .virtual_machine import VirtualMachine
@@ -185,6 +186,7 @@ class PythonRuntime:
                 _need(required, facts["failed"])
                 instance = machine.instance
                 memory = instance.refresh()
+                check_samples(memory, facts["samples"])
                 make_immortal(memory, *facts["lasting"])
                 info = ImageInfo(
                     digest=digest,
@@ -194,7 +196,7 @@ class PythonRuntime:
                     bytes=len(memory),
                     globals={name: instance.read_global(name) for name in self._module.globals},
                     enter=facts["enter"],
-                    twisters=tuple(find_state(memory, *twister) for twister in facts["twisters"]),
+                    ledger=facts["ledger"],
                     monotonic_ns=machine.surroundings.monotonic_ns(),
                     created_s=time.time(),
                 )
@@ -235,7 +237,9 @@ class PythonRuntime:
                     machine.instance.write_global(name, bits)
                 base = Base(BaseKind.IMAGE, image.info.digest, image.info.bytes)
                 machine.origin = fresh_origin(machine.instance, base, image.view())
-                fill_states(machine.instance.refresh(), image.info.twisters)
+                machine.ledger = image.info.ledger
+                if context is None:  # of one that goes on, this memory is not yet what it was
+                    renew(machine.instance.refresh(), image.info.ledger)
             except MemoryError:
                 machine.close()
                 raise _too_little(limits, image.info.bytes) from None

@@ -18,10 +18,13 @@ from sojourn.wasm.instrument import INSTRUMENT_VERSION
 from .dirty import written
 from .engine import PAGE_BYTES, Instance
 from .kept import Kept, keep, kept_by
+from .renewal import find_ledger, renew
 from .virtual_machine import VirtualMachine
+from .wasi.checking import number
 
 TRANSFORM = INSTRUMENT_VERSION * 1000 + RESUMABLE_VERSION
 _COLD = "cold"  # whether what the outermost frame returns is the exit status
+_LEDGER = "ledger"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def take(machine: VirtualMachine) -> Snapshot:
     instance = machine.instance
     origin = machine.origin
     view = instance.refresh()
+    if machine.ledger is None and machine.entered_cold:
+        machine.ledger = find_ledger(view)
     memories: tuple[Memory, ...] = ()
     views: tuple[memoryview, ...] = ()
     if instance.has_memory:
@@ -79,15 +84,16 @@ def take(machine: VirtualMachine) -> Snapshot:
         tuple(Global(kind, bits) for kind, bits in instance.read_globals()),
         kept_by(instance),
         machine.records(),
-        {**machine.save_system(), _COLD: machine.entered_cold},
+        {**machine.save_system(), _COLD: machine.entered_cold, _LEDGER: machine.ledger},
         machine.surroundings.monotonic_ns(),
         machine.surroundings.realtime_ns(),
         machine.system.output_bytes,
     )
 
 
-def put(machine: VirtualMachine, stored: Stored, base: memoryview | None) -> None:
-    """Make a fresh machine, in which the base is there already, what the stored one was.
+def put(machine: VirtualMachine, stored: Stored, base: memoryview | None, identity: int) -> None:
+    """Make a fresh machine, in which the base is there already, what the stored one was, but a process of its
+    own: with its own randomness, and ``identity`` as its number.
 
     Raises:
         OtherVersionError: its frames are of another version of the transform.
@@ -114,6 +120,9 @@ def put(machine: VirtualMachine, stored: Stored, base: memoryview | None) -> Non
     instance.stack(context.records)  # frames that do not exist are refused before anything runs
     machine.restored = context.records
     machine.entered_cold = context.system.get(_COLD) is True
+    machine.ledger = context.system.get(_LEDGER)
+    if machine.ledger is not None:
+        renew(instance.refresh(), number(machine.ledger, "the place of the ledger"), identity)
 
 
 def context_of(snapshot: Snapshot, **identity: Any) -> Context:

@@ -69,6 +69,7 @@ class VirtualMachine:
         self._suspending = False
         self.origin: Any = None  # a snapshots.Origin: what memory was set up as
         self.restored: bytes | None = None  # the frames to go on with
+        self.ledger: int | None = None  # where an interpreter keeps what is of one process (renewal)
         self.entered_cold = False  # whether what the outermost frame returns is the exit status
         self.turn = permits().turn()
         functions = {(WASI_MODULE, name): getattr(system, name) for name in SIGNATURES}

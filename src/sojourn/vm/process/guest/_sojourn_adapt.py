@@ -1,10 +1,11 @@
-"""Modules of the guest's standard library that need a word more than WASI says, changed as they are imported.
+"""Modules of the guest's library that need a word more than WASI says, changed as they are imported.
 
 The virtual machine has no sockets, no threads, no other processes, and no signals but those that a program
 raises itself. CPython built for it still has the modules for all of that; most answer with an error that
 says so. The exceptions are here: an event loop of asyncio can do all that its timers and descriptors ask of
 it, once it does not insist on a pair of sockets to wake itself; and network and processes are refused with
-an ``OSError``, which programs handle, instead of an ``AttributeError``, which they do not.
+an ``OSError``, which programs handle, instead of an ``AttributeError``, which they do not. And random generators
+are watched (``_sojourn_ledger``).
 
 ``install`` costs a program that imports none of these modules nothing: each is changed right after it was
 executed, by the import system.
@@ -12,6 +13,8 @@ executed, by the import system.
 
 import sys
 from importlib.machinery import PathFinder
+
+import _sojourn_ledger
 
 _NO_NETWORK = "there is no network in the virtual machine"
 _NO_PROCESSES = "there are no other processes in the virtual machine"
@@ -187,4 +190,5 @@ _ADAPTERS = {
     "asyncio.unix_events": _asyncio,
     "socket": _socket,
     "multiprocessing.context": _multiprocessing,
+    "numpy.random": _sojourn_ledger.watch_numpy,
 }

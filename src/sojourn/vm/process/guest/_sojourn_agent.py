@@ -1,7 +1,7 @@
 """The guest half of the Python runtime. Runs inside the virtual machine, on its CPython 3.15.
 
-``prepare`` runs once, when an image is made: it imports what the image shall hold, notes which random
-generators were seeded from the system, and does whatever a start would do the same every time. ``start`` runs
+``prepare`` runs once, when an image is made: it imports what the image shall hold, has the random generators
+watched (``_sojourn_ledger``), and does whatever a start would do the same every time. ``start`` runs
 in every process that starts from the image: it makes the interpreter that process's own (randomness, clock,
 identity, environment), runs the program as ``python`` would have, ends it as ``python`` would have, and leaves
 with its exit status.
@@ -12,7 +12,7 @@ Between the two lies the copy of the whole memory. So nothing here may keep a nu
 What a start writes it pays for: the first write to a page copies the page. Hence three things in ``prepare``:
 ``_rehearse`` lets the interpreter specialise the code that starts run; ``_lasting`` lists every object, so that
 the host can make them immortal, which the interpreter then never counts references of; and the states of
-random generators are found by the host, which fills them without any code running here.
+random generators are filled by the host, without any code running here.
 """
 
 import array
@@ -27,9 +27,7 @@ import json
 import linecache
 import logging
 import os
-import random
 import runpy
-import secrets
 import sys
 import tempfile
 import threading
@@ -42,22 +40,22 @@ import warnings
 import weakref
 
 import _sojourn_adapt
+import _sojourn_ledger
 
 _HERE = __file__
 _HOME = os.path.dirname(__file__)
 _BROKEN = 70
 _INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 _REHEARSALS = 20
-_TWISTER_WORDS = 624
-_image = {"modules": frozenset(), "slow": [], "count": 0, "lasting": [], "addresses": None}
-_identity = 1
+_image = {"modules": frozenset(), "count": 0, "lasting": [], "addresses": None}
 
 # ---------------------------------------------------------------------------- when the image is made
 
 
 def prepare(common, names):
     """Import the modules ``common`` and ``names``, and tidy up after them."""
-    _image["failed"], seeded, drawn = _import_all(common, names)
+    _sojourn_ledger.install()
+    _image["failed"] = _import_all(common, names)
     _restore_quitters()
     # The runtime starts its interpreter isolated. A program has what ``site`` gives it and the variables that
     # it was granted, and the library asks these flags whether that is so.
@@ -66,8 +64,7 @@ def prepare(common, names):
     sys.path[:] = [path for path in sys.path if path and path != _HOME]
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
-    os.getpid = _getpid
-    _image["generators"] = _generators(seeded, drawn)
+    _sojourn_ledger.settle()
     _image["modules"] = frozenset(sys.modules)
     _image["count"] = len(sys.modules)
     _forget()
@@ -77,13 +74,10 @@ def prepare(common, names):
 def settle():
     """Make what ``prepare`` left ready to be copied; return what the host must know of it.
 
-    ``failed``: the imports that could not be done, with the reason. ``enter``: the address of ``start``. ``twisters``: where the host finds states of random generators, to fill
-    them anew in every process (address, size, the words that are there now). ``lasting``: address and count of
-    the addresses of all objects.
+    ``failed``: the imports that could not be done, with the reason. ``enter``: the address of ``start``.
+    ``ledger``: that of the ledger; ``samples``: what the host checks its idea of generators by. ``lasting``:
+    address and count of the addresses of all objects.
     """
-    generators = _image.pop("generators")
-    twisters = [item for item in generators if _is_twister(item)]
-    _image["slow"] = [item for item in generators if not _is_twister(item)]
     _rehearse()
     _forget()
     gc.collect()
@@ -92,7 +86,8 @@ def settle():
     facts = {
         "failed": _image.pop("failed"),
         "enter": id(start),
-        "twisters": [_twister(item) for item in twisters],
+        "ledger": _sojourn_ledger.address(),
+        "samples": _sojourn_ledger.samples(),
         "lasting": _image["addresses"].buffer_info(),
     }
     gc.freeze()  # what the image holds is never looked at again by the collector, so its pages stay shared
@@ -100,27 +95,9 @@ def settle():
 
 
 def _import_all(common, names):
-    """Import; return what failed, the ids of the generators of ``random`` that somebody seeded, and the
-    numbers that numpy drew from the system to seed others."""
-    seeded, drawn = set(), set()
-    seed, randbits = random.Random.seed, secrets.randbits
-
-    def watched(self, a=None, version=2):
-        if a is not None:
-            seeded.add(id(self))
-        else:
-            seeded.discard(id(self))
-        return seed(self, a, version)
-
-    def drawing(count):
-        number = randbits(count)
-        drawn.add(number)
-        return number
-
+    """Import; return what failed."""
     failed = {}
     _sojourn_adapt.install()
-    random.Random.seed, secrets.randbits = watched, drawing
-    random.seed = random._inst.seed
     os.environ["MPLCONFIGDIR"] = "/tmp/matplotlib"  # read when matplotlib is imported, and kept by it
     try:
         for name in common:
@@ -131,49 +108,10 @@ def _import_all(common, names):
             except BaseException as error:  # noqa: BLE001 - an import may raise anything
                 failed[name] = f"{type(error).__name__}: {error}"
     finally:
-        random.Random.seed, secrets.randbits = seed, randbits
-        random.seed = random._inst.seed
         del os.environ["MPLCONFIGDIR"]
-        for module in list(sys.modules.values()):
-            if getattr(module, "randbits", None) is drawing:
-                module.randbits = randbits
     import sojourn_guest.serve  # noqa: F401 - so that functions pay for no import
 
-    return failed, seeded, drawn
-
-
-def _generators(seeded, drawn):
-    """The random generators whose seed came from the system: they need another one in every process."""
-    found = [
-        item
-        for item in gc.get_objects()
-        if isinstance(item, random.Random)
-        and not isinstance(item, random.SystemRandom)
-        and id(item) not in seeded
-    ]
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is None:
-        return found
-    # ``seed_seq`` is None once somebody has seeded a generator of the older interface.
-    bits = [item for item in gc.get_objects() if isinstance(item, numpy_random.BitGenerator)]
-    own = numpy_random.mtrand._rand._bit_generator  # the one behind numpy.random.rand and its like
-    if own not in bits:
-        bits.append(own)
-    return found + [item for item in bits if getattr(item.seed_seq, "entropy", None) in drawn]
-
-
-def _is_twister(item):
-    """Whether the state of a generator is that of the Mersenne twister: numbers of which any will do."""
-    return isinstance(item, random.Random) or type(item).__name__ == "MT19937"
-
-
-def _twister(item):
-    """Where the object lies, its size, and the words of its state."""
-    if isinstance(item, random.Random):
-        random.Random.seed(item)  # forgets half a pair of normal numbers, too
-        words = super(random.Random, item).getstate()[:_TWISTER_WORDS]
-        return id(item), random.Random.__basicsize__, words
-    return id(item), type(item).__basicsize__, item.state["state"]["key"].tolist()
+    return failed
 
 
 def _restore_quitters():
@@ -246,19 +184,10 @@ def _parts(code):
 # ------------------------------------------------------------------------------- when a process starts
 
 
-def _getpid():
-    """``os.getpid`` in a guest: the number that the host gave this process."""
-    return _identity
-
-
 def _renew(identity):
-    """Make the interpreter this process's own, as far as the host has not: clock, identity, and generators
-    whose state is not simply numbers."""
-    global _identity
-    _identity = identity
+    """Make the interpreter this process's own, as far as the host has not: clock and identity."""
+    _sojourn_ledger.set_identity(identity)
     logging._startTime = time.time_ns()
-    for generator in _image["slow"]:
-        generator.state = type(generator)().state
     process = sys.modules.get("multiprocessing.process")
     if process is not None:
         process.current_process()._config["authkey"] = process.AuthenticationString(os.urandom(32))
