@@ -414,3 +414,34 @@ def test_several_are_evicted_with_one_command(cli: Commands) -> None:
     for pid in pids:
         assert cli("resume", pid, stdin=f"{pid}\n").stdout == f"<{pid}>\n"
     assert sys.executable
+
+
+def test_a_fork_whose_host_is_killed_writes_nothing_twice(cli: Commands) -> None:
+    """Its log has what it wrote itself, by the offsets that its output has."""
+    code = "import time\nfor i in range(10**9):\n    print(i, flush=True)\n    time.sleep(0.0005)"
+    quiet = {"stdout": subprocess.DEVNULL}
+    with cli.running("run", "--name", "forked", "-c", code, **quiet):
+        pid = cli.named("forked")
+        cli.until_output(pid, 1000)
+        [fork] = cli.json("fork", pid)["forks"]
+        cli("kill", pid)
+    with cli.running("resume", fork, **quiet):
+        cli.named("forked")
+        cli.until_output(fork, 100)
+        cli.evict(fork)
+    with cli.running("resume", "--checkpoint-every", "0.05s", fork, **quiet) as host:
+        cli.named("forked")
+        before = {path.name for path in cli.folder_of(fork).glob("*.context")}
+        until(lambda: {p.name for p in cli.folder_of(fork).glob("*.context")} - before, "a checkpoint")
+        cli.until_output(fork, len(cli.output(fork)) + 100)
+        host.send_signal(signal.SIGKILL)
+        host.wait()
+    assert cli.record(fork).state == "suspended"
+    with cli.running("resume", fork, **quiet):
+        cli.named("forked")
+        cli.until_output(fork, len(cli.output(fork)) + 1000)
+        cli("kill", fork)
+    whole = cli.output(pid) + b"\n"
+    lines = [int(line) for line in cli.output(fork).split()[:-1]]
+    assert lines == list(range(lines[0], lines[0] + len(lines)))
+    assert f"\n{lines[0] - 1}\n".encode() in whole

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sojourn.model.errors import ProcessStateError, UsageError
-from sojourn.model.limits import parse_limit
+from sojourn.model.limits import parse_limit, parse_time
 from sojourn.model.states import State
 
 from .common import Examples, complete_pid, complete_target, json_option, limit_options, print_json
@@ -109,6 +109,7 @@ def fork(pid: str, count: int, as_json: bool) -> None:
     cls=Examples,
     examples="""
 sojourn resume k7q2
+sojourn resume --checkpoint-every 30s k7q2
 sojourn resume half-way.context
 sojourn resume --grant dir:data=/data --memory 2G from-elsewhere.context
 """,
@@ -124,10 +125,18 @@ sojourn resume --grant dir:data=/data --memory 2G from-elsewhere.context
     help="For a file: the directory here for a guest path that its process was granted.",
 )
 @limit_options
+@click.option("--checkpoint-every", metavar="TIME", help="Store the process so often, such as 30s.")
 @click.option("--quiet", is_flag=True, help="No progress, and no word about how it ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stderr.")
 @click.argument("target", metavar="PID|FILE", shell_complete=complete_target)
-def resume(target: str, quiet: bool, as_json: bool, grants: tuple[str, ...], **limits: str | None) -> None:
+def resume(
+    target: str,
+    quiet: bool,
+    as_json: bool,
+    grants: tuple[str, ...],
+    checkpoint_every: str | None,
+    **limits: str | None,
+) -> None:
     from sojourn.host.embedded import EmbeddedHost
     from sojourn.host.streams import FdSink, FdSource
     from sojourn.store.home import Home
@@ -139,6 +148,9 @@ def resume(target: str, quiet: bool, as_json: bool, grants: tuple[str, ...], **l
     given = {name: parse_limit(name, text) for name, text in limits.items() if text is not None}
     if not path.is_file() and (grants or given):
         raise UsageError("--grant and limits are for files", "Try: sojourn resume PID")
+    every_s = None
+    if checkpoint_every is not None:
+        every_s = parse_time("--checkpoint-every", checkpoint_every, "30s")
     with (
         Signals() as signals,
         FdSource(0) as stdin,
@@ -148,7 +160,7 @@ def resume(target: str, quiet: bool, as_json: bool, grants: tuple[str, ...], **l
     ):
         pid = host.adopt(path, directory_grants(grants), given) if path.is_file() else _find(home, target).pid
         process = host.resume(pid, stdin=stdin, stdout=out, stderr=err)
-        status = attend(host, process, signals, quiet=quiet, as_json=as_json)
+        status = attend(host, process, signals, quiet=quiet, as_json=as_json, checkpoint_every_s=every_s)
     sys.exit(status)
 
 

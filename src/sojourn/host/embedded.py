@@ -307,13 +307,13 @@ class EmbeddedHost:
 
         Args:
             output_bytes: how much output the process had written where it goes on; what is in the log beyond
-                that it will write again.
+                that it will write again. The log of a fork, or of one from a file, begins there.
         """
         folder = self.home.processes / process.pid
         path = _made(folder) / "output"
         if output_bytes is not None:
             cut_output(path, output_bytes)
-        log = undo.enter_context(OutputWriter(path))
+        log = undo.enter_context(OutputWriter(path, begin=output_bytes or 0))
         process.line.log = log
         control = ControlReceiver(folder / "control")
         self._watcher.add(control, process)

@@ -7,7 +7,9 @@ before. It is what a reader gives to go on where it stopped, so that each byte i
 
 Invariants:
 
-- Frames are only added. A writer that died can leave a torn one at the end: readers stop before it, the
+- Frames are only added, and their offsets only grow. Where one begins later than the last ended, output is
+  missing: a fork has what it wrote itself, and what came before is in its parent's log.
+- A writer that died can leave a torn one at the end: readers stop before it, the
   next writer cuts it off. A write that fails part way is cut off at once.
 - What waits to be written is bounded by ``PENDING_BYTES_MAX`` and by ``LINGER_S`` seconds. Small writes are
   gathered into one frame, so a log is never more than a small multiple of the output in it.
@@ -58,12 +60,20 @@ class Output:
 class OutputWriter:
     """Adds to the log at ``path``, made when it is not there. One writer at a time; safe for its threads.
 
+    Args:
+        begin: the offset of what is written next, if the log ends before; what lies between is missing.
+
     Raises:
         StoreError: (any method) the disk is full, read-only or not ours to write.
     """
 
     def __init__(
-        self, path: Path, *, now_ns: Callable[[], int] = time.time_ns, linger_s: float = LINGER_S
+        self,
+        path: Path,
+        *,
+        begin: int = 0,
+        now_ns: Callable[[], int] = time.time_ns,
+        linger_s: float = LINGER_S,
     ) -> None:
         self._path = path
         self._now_ns = now_ns
@@ -77,7 +87,8 @@ class OutputWriter:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(path, flags, 0o600)
             try:
-                self._end, self._offset = _whole(path)
+                self._end, end_offset = _whole(path)
+                self._offset = max(begin, end_offset)
                 os.ftruncate(self._fd, self._end)
             except BaseException:
                 os.close(self._fd)
@@ -214,21 +225,20 @@ def cut_output(path: Path, size: int) -> None:
     Raises:
         StoreError: the log cannot be written.
     """
-    begin = position = 0
+    position = 0
     with contextlib.closing(_Reader(path, 0)) as reader:
         while True:
             frame = reader.frame()
             if frame is None:
                 return  # there is no more than that
-            chunks = list(_chunks(frame[1]))
-            end = begin + sum(len(chunk) for _, chunk in chunks)
-            if end > size:
+            chunks, begin = list(_chunks(frame[1])), reader.offset
+            reader.offset += sum(len(chunk) for _, chunk in chunks)
+            if reader.offset > size:
                 break
-            begin = reader.offset = end
             position = reader.position
     with translated(path):
         os.truncate(path, position)
-    with OutputWriter(path) as writer:
+    with OutputWriter(path, begin=begin) as writer:
         for stream, chunk in chunks:
             writer.write(stream, chunk[: max(0, size - writer.offset)])
 
@@ -268,7 +278,7 @@ class _Reader:
             self._last = 0, b""
 
     def frame(self) -> tuple[int, memoryview] | None:
-        """The next frame if it is whole."""
+        """The next frame if it is whole; ``offset`` is then that of its first byte."""
         fd = self._open()
         if fd is None:
             return None
@@ -276,12 +286,13 @@ class _Reader:
         if len(header) < _HEADER.size:
             return None
         checksum, length, time_ns, offset = _HEADER.unpack(header)
-        if not 0 < length <= PAYLOAD_BYTES_MAX or offset != self.offset:
+        if not 0 < length <= PAYLOAD_BYTES_MAX or offset < self.offset:
             return None
         payload = os.pread(fd, length, self.position + _HEADER.size)
         if len(payload) < length or zlib.crc32(payload, zlib.crc32(header[4:])) != checksum:
             return None
         self._last = self.position, header
+        self.offset = offset
         self.position += _HEADER.size + length
         return time_ns, memoryview(payload)
 
