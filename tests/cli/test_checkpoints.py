@@ -219,6 +219,7 @@ def test_a_file_holds_all_of_it(cli: Commands, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (7, "done\n")
     assert expected.endswith(done.stdout.encode() + b"done\n")
     assert before.startswith(expected[: len(expected) - len(done.stdout) - 5])
+    assert not list((other.home / "images").iterdir())  # what goes on needs none, and none was made
 
 
 def test_forks_go_on_each_for_itself(cli: Commands) -> None:

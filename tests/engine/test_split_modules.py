@@ -98,6 +98,32 @@ def test_parts_are_made_ahead_of_need() -> None:
     assert sorted(cache.parts) == [2, 3]
 
 
+class Meeting(InMemory):
+    """A cache in which each look for a part waits until there is one for another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked: set[int] = set()
+        self.both = threading.Barrier(2)
+
+    def find(self, number: int) -> engine.TwinModule | None:
+        if number not in self.looked:
+            self.looked.add(number)
+            self.both.wait(60)
+        return super().find(number)
+
+
+def test_of_what_is_made_ahead_two_parts_overlap_and_none_is_made_twice() -> None:
+    cache = Meeting()
+    module = split(cache)
+    assert module.parts is not None
+    module.parts.ahead(["3"])
+    module.parts.ahead(["3", "1"])
+    for number in (1, 3):
+        module.parts.get(number, lambda: None)
+    assert cache.looked == {1, 3}
+
+
 class Source:
     """Parts that never come, or fail."""
 

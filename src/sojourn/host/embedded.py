@@ -186,7 +186,7 @@ class EmbeddedHost:
             process = HostedProcess(pid, request, record.epoch + 1)
             process.line.sequence = stored.context.sequence + 1
             launch = self._launch(process)
-            self.monitor.prepare(launch)
+            self.monitor.prepare(launch, resuming=True)
             claimed = self._table.transition(
                 *(pid, State.SUSPENDED, State.RUNNING),
                 of_epoch=record.epoch,

@@ -1,10 +1,11 @@
 """Compiles the whole interpreter in the background, once, after a first program ran with parts of it.
 
 Split, the interpreter starts at once but its calls between parts go through stubs, and what was never called
-has yet to be compiled. So an OS process of its own (``python -m`` this module), detached and of the lowest
-priority, compiles it whole. Starts use that as soon as it lies in the cache. A lock sees to
-it that there is one such process for a home; it ends when it is done, when the home is gone, and for good
-after ``ATTEMPTS_MAX`` attempts that came to nothing. ``SOJOURN_COMPLETE=0`` says never to begin one.
+has yet to be compiled. So an OS process of its own (``python -m`` this module), detached and of a priority
+at which it runs when nothing else would, compiles it whole. Starts use that as soon as it lies in the cache.
+A lock sees to it that there is one such process for a home; it ends when it is done, when the home is gone,
+and for good after ``ATTEMPTS_MAX`` attempts that came to nothing. ``SOJOURN_COMPLETE=0`` says never to begin
+one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ VARIABLE = "SOJOURN_COMPLETE"
 ATTEMPTS_MAX = 3
 _NICE = 19
 _LOOK_S = 1.0
+# Set before anything of ours is imported, so that not even that takes time from the program that just began.
+_IDLY = """
+import os, sys
+if hasattr(os, "SCHED_IDLE"):
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def begin(home: Home) -> None:
@@ -36,7 +44,7 @@ def begin(home: Home) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with suppress(OSError):
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(home.path)],
+            [sys.executable, "-ISc", _IDLY, sys.executable, "-m", __name__, str(home.path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

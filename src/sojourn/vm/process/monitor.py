@@ -201,14 +201,19 @@ class ProcessMonitor:
                 self._python = PythonRuntime(self._home, self._modules, self._progress)
             return self._python
 
-    def prepare(self, launch: Launch) -> None:
+    def prepare(self, launch: Launch, *, resuming: bool = False) -> None:
         """Get what is missing on this host.
+
+        Args:
+            resuming: for ``resume``: no image is made, for the context names its own if it has one.
 
         Raises:
             ModuleError, RuntimeUnavailableError: it cannot be had.
         """
         if launch.program.entry.kind == "wasm":
             self._command(launch)
+        elif resuming:
+            self.python().expect(launch.program.imports)
         else:
             self._image(launch)
 

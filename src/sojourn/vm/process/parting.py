@@ -23,6 +23,7 @@ from sojourn.wasm.plan import Plan
 from .engine import TwinModule, compile_twin
 from .preparing import Facts
 
+AHEAD_THREADS = 2  # one changes the code of a part while the engine compiles that of another
 _WAIT_S = 0.02
 
 
@@ -67,7 +68,7 @@ class Parts:
         self._made: dict[int, Future[TwinModule]] = {}
         self._queue: deque[int] = deque()
         self._busy = 0  # threads at work
-        self._ahead = False  # whether one of them works off the queue
+        self._ahead = 0  # how many of them work off the queue
         self._plan: Plan | None = None
         self._marked = at_hand
 
@@ -92,12 +93,13 @@ class Parts:
                 waiting()
 
     def ahead(self, packages: Iterable[str]) -> None:
-        """Begin to make what imports of ``packages`` will call, one part after the other."""
+        """Begin to make what imports of ``packages`` will call, in the order of its need."""
         numbers = self._numbers_for(packages)
         with self._lock:
-            self._queue += [number for number in numbers if number not in self._made]
-            if self._queue and not self._ahead:
-                self._ahead = True
+            waiting = {*self._made, *self._queue}
+            self._queue += [number for number in numbers if number not in waiting]
+            while self._ahead < min(AHEAD_THREADS, len(self._queue)):
+                self._ahead += 1
                 self._begin(self._work_off)
 
     def rest(self) -> None:
@@ -125,7 +127,7 @@ class Parts:
                 while self._queue and self._queue[0] in self._made:
                     self._queue.popleft()
                 if not self._queue:
-                    self._ahead = False
+                    self._ahead -= 1
                     return
                 number = self._queue.popleft()
                 future = self._made[number] = Future()

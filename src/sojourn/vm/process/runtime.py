@@ -149,11 +149,19 @@ class PythonRuntime:
                 image = self._images.find(digest) or self._build(
                     digest, tuple(sorted(set(imports))), required
                 )
-                if self._module.parts is not None:
-                    self._module.parts.ahead((PLAIN,))
+                self._ahead(())  # while the program runs, for the first line seldom needs it
         _need(required, image.info.failed)
         self._complete()
         return image
+
+    def expect(self, imports: Sequence[str]) -> None:
+        """Begin to get what a program with ``imports`` will call that goes on here."""
+        self._ahead(imports)
+        self._complete()
+
+    def _ahead(self, imports: Sequence[str]) -> None:
+        if self._module.parts is not None:
+            self._module.parts.ahead((PLAIN, *imports))
 
     def _complete(self) -> None:
         """Once for each runtime: see that the whole interpreter is compiled for later starts."""
@@ -170,8 +178,8 @@ class PythonRuntime:
         what = (
             f"making an image of Python with {', '.join(imports)}" if imports else "making an image of Python"
         )
-        if self._module.parts is not None and imports:
-            self._module.parts.ahead((PLAIN, *imports))
+        if imports:
+            self._ahead(imports)
         with shown(self._progress, what, lambda: _IMAGE_ESTIMATE_S if imports else None):
             output = Collected(MIB)
             machine = self.start(None, _BUILD_LIMITS, Streams(Given(), output, output))
