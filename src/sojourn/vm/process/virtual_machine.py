@@ -113,6 +113,8 @@ class VirtualMachine:
 
     def pause(self) -> bool:
         """The guest waits, on its thread: others may have its turn. Its wait looks at the limits itself."""
+        if self._suspending:  # asked for before it could be left; nobody watches it while it waits
+            self._leave()
         held = self.turn.give()
         if held:
             self.instance.watch(False)
