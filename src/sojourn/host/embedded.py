@@ -43,6 +43,7 @@ from .requests import LaunchRequest
 from .secrets import find_secret
 from .status import INTERRUPTED
 from .streams import LoggedSink
+from .tidying import tidy
 
 KEPT_MAX = 1000  # so many ended processes are remembered, with their output
 KEPT_BYTES_MAX = 4 << 30  # and so much output of theirs, or a thousand floods would fill the disk
@@ -126,6 +127,7 @@ class EmbeddedHost:
         self._forget(self._table.prune(keep_newest=KEPT_MAX))
         if sum(_log_bytes(folder) for folder in home.processes.iterdir()) > KEPT_BYTES_MAX:
             self._forget(self._table.prune(keep_newest=self._affordable()))
+        tidy(home, self._table, self.keeper)
         self._watcher = _Watcher(self._on_checkpoint)
         self._processes: set[HostedProcess] = set()
         self._lock = threading.Lock()
@@ -241,7 +243,9 @@ class EmbeddedHost:
             raise ProcessStateError(f"process {pid} has no checkpoint", f"Try: sojourn checkpoint {pid}")
         with stored:
             request = self.keeper.request_of(stored.context)
-            return [self._forked(stored, request) for _ in range(count)]
+            made = [self._forked(stored, request) for _ in range(count)]
+            self.keeper.keep_program(request)  # the process that it was kept for may have ended meanwhile
+            return made
 
     def _forked(self, stored: Stored, request: LaunchRequest) -> str:
         """A new process, suspended, that goes on from a checkpoint. There is no record without one."""

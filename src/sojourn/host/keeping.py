@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from sojourn.model.errors import ContextError, ProcessStateError, StoreError
 from sojourn.model.grants import DirectoryGrant, EnvironmentGrant, SecretGrant, grant_from_dict
 from sojourn.model.limits import Limits
 from sojourn.store.checkpoints import Checkpoints, Saved, Stored
-from sojourn.store.files import write_atomic
+from sojourn.store.files import translated, write_atomic
 from sojourn.store.home import Home
 from sojourn.store.origins import Origins
 from sojourn.store.output import OutputWriter
@@ -32,6 +33,8 @@ from .requests import LaunchRequest
 
 _PROGRAM, _HOST = "program", "host"
 _NAME_MAX = 4096
+_PROGRAMS_LOCK = "programs"
+_PROGRAM_FILE = re.compile(r"sha256-[0-9a-f]{64}\.sojourn")
 _FILE_NAME = re.compile(r"[^0-9a-z]")
 
 
@@ -44,6 +47,7 @@ class Line:
         sequence: of the next checkpoint.
         previous: the last one, open, whose chunks the next one shares.
         log: where its output is recorded.
+        program_kept: whether its program lies beside its checkpoints.
     """
 
     pid: str
@@ -52,6 +56,7 @@ class Line:
     sequence: int = 0
     previous: Stored | None = None
     log: OutputWriter | None = None
+    program_kept: bool = False
 
     def close(self) -> None:
         if self.previous is not None:
@@ -101,7 +106,9 @@ class Keeper:
             "args": list(request.args),
             "use_image": request.use_image,
         }
-        self._keep_program(request)
+        if not line.program_kept:
+            self.keep_program(request)
+            line.program_kept = True
         saved = self.store.save(context, snapshot.views, previous=line.previous, durable=durable)
         before, line.previous = line.previous, self.store.load(line.pid, saved.digest)
         line.sequence += 1
@@ -111,10 +118,40 @@ class Keeper:
             before.close()
         return saved
 
-    def _keep_program(self, request: LaunchRequest) -> None:
+    def keep_program(self, request: LaunchRequest) -> None:
+        """Keep the program of a process that has a record, for as long as it has not ended.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         path = self._program_path(request.program.digest)
-        if not path.exists():
-            write_atomic(path, archive_bytes(Bundle(request.program, request.contents)))
+        with self._home.lock(_PROGRAMS_LOCK):
+            if not path.exists():
+                write_atomic(path, archive_bytes(Bundle(request.program, request.contents)))
+
+    def remove_programs(self, needed: Callable[[], Collection[str]], old_s: float) -> list[str]:
+        """Remove the programs that nobody needs and that were kept ``old_s`` seconds ago or before.
+
+        Args:
+            needed: gives the digests of the programs of all processes that have not ended. It is asked while
+                no other program can come to be kept.
+
+        Returns:
+            The names of their files.
+        """
+        oldest_s = time.time() - old_s
+        with self._home.lock(_PROGRAMS_LOCK), translated(self._home.bundles):
+            keep = {self._program_path(digest).name for digest in needed()}
+            removed = [
+                path
+                for path in self._home.bundles.iterdir()
+                if _PROGRAM_FILE.fullmatch(path.name)
+                and path.name not in keep
+                and path.lstat().st_mtime < oldest_s
+            ]
+            for path in removed:
+                path.unlink(missing_ok=True)
+        return [path.name for path in removed]
 
     def _program_path(self, digest: str) -> Path:
         return self._home.bundles / (_FILE_NAME.sub("-", digest) + ".sojourn")

@@ -21,7 +21,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -327,6 +327,23 @@ class Checkpoints:
         """Remove all of a process. What is not there is no error."""
         with contextlib.suppress(UnknownProcessError), self._locked(pid) as folder, translated(folder):
             shutil.rmtree(folder)
+
+    def remove_unless(self, pid: str, needed: Callable[..., bool], old_s: float) -> bool:
+        """Remove all of a process if nobody needs it, as is found out while nobody else can change it.
+
+        Args:
+            needed: called with ``old``: whether nothing was written here for ``old_s`` seconds.
+
+        Returns:
+            Whether it was removed.
+        """
+        with contextlib.suppress(UnknownProcessError), self._locked(pid) as folder, translated(folder):
+            written_s = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
+            if needed(old=time.time() - written_s > old_s):
+                return False
+            shutil.rmtree(folder)
+            return True
+        return False
 
     # files that travel
 
