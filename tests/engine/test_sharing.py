@@ -214,6 +214,7 @@ class Hog:
 
     def _hold(self) -> None:
         turn = self.permits.turn(1 << 10)
+        turn.enter_thread()
         turn.take(lambda: DEADLINE_S)
         self._has.set()
         self._go.wait(DEADLINE_S)

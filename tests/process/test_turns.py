@@ -25,16 +25,16 @@ class World:
         self.running: set[Member] = set()
 
     def request(self, member: Member) -> None:
-        if self.turns.request(member, self.now):
+        if self.turns.request(member):
             self.running.add(member)
         self.check()
 
     def release(self, member: Member) -> None:
         self.running.discard(member)
-        self._begin(self.turns.release(member, self.now))
+        self._begin(self.turns.release(member))
 
     def revoke(self, member: Member) -> None:
-        self._begin(self.turns.revoke(member, self.now))
+        self._begin(self.turns.revoke(member))
 
     def _begin(self, granted: Member | None) -> None:
         if granted is not None:
@@ -56,7 +56,7 @@ class World:
         for member in self.running:
             self.used[member] = self.used.get(member, 0) + (speed or {}).get(member, MS)
         for member in [member for member in self.members if member in self.running]:
-            if self.turns.is_over(member, self.now):
+            if self.turns.is_over(member):
                 self.release(member)
                 self.request(member)
 
@@ -216,7 +216,7 @@ def test_no_turn_ends_while_nobody_waits() -> None:
     for member in world.members:
         world.request(member)
     world.now += 1000 * QUANTUM_MAX_NS
-    assert not any(world.turns.is_over(member, world.now) for member in world.members)
+    assert not any(world.turns.is_over(member) for member in world.members)
 
 
 def test_no_more_are_asked_to_go_than_wait() -> None:
@@ -226,9 +226,9 @@ def test_no_more_are_asked_to_go_than_wait() -> None:
     world.now += QUANTUM_MAX_NS
     for member in world.running:
         world.used[member] = QUANTUM_MAX_NS
-    asked = [member for member in world.members if world.turns.is_over(member, world.now)]
+    asked = [member for member in world.members if world.turns.is_over(member)]
     assert len(asked) == 1
-    assert world.turns.is_over(asked[0], world.now)  # it was asked, and is asked still
+    assert world.turns.is_over(asked[0])  # it was asked, and is asked still
     world.release(asked[0])
     assert world.turns.waiting == 0
 
@@ -262,7 +262,7 @@ def test_a_queue_that_many_leave_does_not_grow() -> None:
     world.request(world.members[0])
     world.request(world.members[1])
     for _ in range(10_000):
-        world.turns.request(world.members[2], 0)
+        world.turns.request(world.members[2])
         world.turns.withdraw(world.members[2])
     assert len(world.turns._queue) < 200
 
@@ -283,11 +283,11 @@ def test_the_same_happens_again() -> None:
 def test_what_cannot_be_is_refused() -> None:
     turns = Turns(1, lambda member: 0)
     one, two = Member(1), Member(1)
-    turns.request(one, 0)
-    turns.request(two, 0)
+    turns.request(one)
+    turns.request(two)
     for member in (one, two):
         with pytest.raises(ValueError, match="has or waits for"):
-            turns.request(member, 0)
+            turns.request(member)
     with pytest.raises(ValueError, match="0 permits"):
         Turns(0, lambda member: 0)
     for weight in (0, WEIGHT_MAX + 1):

@@ -121,12 +121,17 @@ class Resumer(Protocol):
 
     def stack(self, records: bytes) -> Any: ...
 
-    def prepare(self, instance: Instance, records: bytes) -> tuple[bytes, int]:
-        """See that all twins for ``records`` are in the instance's table.
+    def fetch(self, records: memoryview, waiting: Callable[[], object]) -> None:
+        """See that the twins for ``records`` are at hand, compiled where they were not.
 
-        Returns:
-            The records with the place of its twin in each, and the place of the outermost one.
+        Args:
+            waiting: called many times a second meanwhile; what it raises ends the wait.
         """
+        ...
+
+    def place(self, instance: Instance, records: memoryview) -> int:
+        """See that all twins for ``records`` are in the instance's table, and write its place there into
+        each record. Returns the place of the outermost one."""
         ...
 
 
@@ -184,7 +189,9 @@ class Instance:
         self._request: Any = None
         self._control: Any = memoryview(b"")
         self._asking = threading.Lock()
-        self._twins: dict[int, tuple[int, Any]] = {}  # by the identity of the twin: its place, its function
+        self.sites: dict[int, tuple[int, int]] = {}  # what the resumer knows: by trailer, size and place
+        self._twins: dict[int, int] = {}  # by the identity of the twin: its place
+        self._placed: list[tuple[Any, int]] = []  # by place: the function of the twin, its results
         self._parts: dict[int, Any] = {}  # the parts that are here, by number
         needed = module.facts.memory_pages * PAGE_BYTES
         if needed > memory_bytes_max:
@@ -281,7 +288,15 @@ class Instance:
 
     def records(self) -> bytes:
         """The saved frames (``wasm.frames``)."""
-        return bytes(self._control[FRAMES : self._register(SAVE)])
+        return bytes(self._saved())
+
+    def _saved(self) -> memoryview:
+        return memoryview(self._control)[FRAMES : self._register(SAVE)]
+
+    def fetch(self, waiting: Callable[[], object], records: bytes | None = None) -> None:
+        """Get the code for going on where the guest was left, or where ``records`` were saved, compiling what
+        was never needed before. Goes on as well without; but this can be ended (``Resumer.fetch``)."""
+        self._resumer().fetch(self._saved() if records is None else memoryview(records), waiting)
 
     def stack(self, records: bytes) -> Any:
         """The frames in ``records`` (``resuming.Stack``).
@@ -297,16 +312,18 @@ class Instance:
             raise RuntimeError("nobody knows how to go on with this module")
         return resumer
 
-    def resume(self, records: bytes) -> int | None:
-        """Go on where ``records`` were saved, in this instance or another of the module; as ``call``."""
-        records, outermost = self._resumer().prepare(self, records)
-        self._control[FRAMES : FRAMES + len(records)] = records
-        self._set_register(RESUME, FRAMES + len(records))
+    def resume(self, records: bytes | None = None) -> int | None:
+        """Go on where the guest was left, or where ``records`` were saved, in this instance or another of
+        the module; as ``call``."""
+        end = self._register(SAVE) if records is None else FRAMES + len(records)
+        if records is not None:
+            self._control[FRAMES:end] = records
+        function, results = self._placed[self._resumer().place(self, self._control[FRAMES:end])]
+        self._set_register(RESUME, end)
         self._forget()
         if self.references is not None:
             self.references.forget()
-        function = next(function for place, function in self._twins.values() if place == outermost)
-        return self._run(function, (), len(wasmtime.Func._from_raw(function).type(self._store).results))
+        return self._run(function, (), results)
 
     def _forget(self) -> None:
         """Nothing is saved and nothing unwinds."""
@@ -320,8 +337,10 @@ class Instance:
             number = self.module.parts.plan.part_of_function(function) if self.module.parts else 0
             if number:  # it has stubs for what the twin names in other parts, which then need not be here
                 self._part(number)
-            found = self._twins[id(twin)] = len(self._twins), self._instantiate_twin(twin)
-        return found[0]
+            enter = self._instantiate_twin(twin)
+            self._placed.append((enter, len(wasmtime.Func._from_raw(enter).type(self._store).results)))
+            found = self._twins[id(twin)] = len(self._placed) - 1
+        return found
 
     def fill(self, slot: int) -> None:
         """Bring the part that fills a slot (used by the loader).
@@ -486,7 +505,7 @@ class Instance:
                 raise LimitReached("memory_bytes") from None
             raise GuestTrapError(cause(error), str(error)) from None
         if self.unwound:  # left without a reason to stop: go on
-            return self.resume(self.records())
+            return self.resume()
         return results[0].of.i32 & 0xFFFFFFFF if count else None
 
     def has_function(self, name: str) -> bool:

@@ -56,7 +56,11 @@ class Turn(Member):
         self._permits = permits
         self._clock: int | None = None
         self._bell: SimpleQueue[bool] = SimpleQueue()  # True: it has a permit
-        self._seen = (0, 0)  # since when it has used how much, when it was asked to go
+        self._seen = (0, 0)  # since when it has used how much, while others wait
+
+    def enter_thread(self) -> None:
+        """The calling thread is the guest's."""
+        self._clock = time.pthread_getcpuclockid(threading.get_ident())
 
     def used_ns(self) -> int:
         """The processor time of its thread."""
@@ -73,9 +77,8 @@ class Turn(Member):
                 wait. What it raises ends the wait, and there is no permit then.
         """
         permits = self._permits
-        self._clock = time.pthread_getcpuclockid(threading.get_ident())
         with permits._lock:
-            if permits._turns.request(self, time.monotonic_ns()):
+            if permits._turns.request(self):
                 return
         try:
             while not self._rung(patience()):
@@ -103,7 +106,7 @@ class Turn(Member):
         turns = self._permits._turns
         held = turns.holds(self)
         if held:
-            granted = turns.release(self, time.monotonic_ns())
+            granted = turns.release(self)
             if granted is not None:
                 granted._bell.put(True)
             self._seen = (0, 0)
@@ -127,14 +130,14 @@ class Turn(Member):
         with self._permits._lock:
             if not turns.holds(self):
                 return False
-            now_ns, goes = time.monotonic_ns(), leavable()
-            if turns.left_ns(self, now_ns) == 0 and self._is_stuck(now_ns):
+            goes = leavable()
+            if self._is_stuck():
                 self._hand_on()
                 return goes
-            return goes and turns.is_over(self, now_ns)
+            return goes and turns.is_over(self)
 
-    def _is_stuck(self, now_ns: int) -> bool:
-        used_ns = self.used_ns()
+    def _is_stuck(self) -> bool:
+        now_ns, used_ns = time.monotonic_ns(), self.used_ns()
         since_ns, before_ns = self._seen
         if not since_ns or used_ns - before_ns > _BUSY_NS:
             self._seen = now_ns, used_ns
@@ -147,7 +150,7 @@ class Turn(Member):
         if not turns.waiting:
             return None
         with self._permits._lock:
-            left_ns = turns.left_ns(self, time.monotonic_ns())
+            left_ns = turns.left_ns(self)
         return max(_LOOK_MIN_S, left_ns / 1e9) if left_ns else None
 
 

@@ -11,11 +11,12 @@ that: what sleeps much and computes little goes before those that compute all th
 turns by sleeping. What was used while nobody waited costs nothing.
 
 A member keeps its permit as long as it likes while nobody waits. Once somebody does, its turn is *over* when
-it has had the permit for a quantum and has used more than the first of the queue. It is then asked to go, and
-it goes when it can; nothing here takes a permit from a member that runs. ``revoke`` is for one that is stuck.
+it has used a quantum and more than the first of the queue. It is then asked to go, and it goes when it can;
+nothing here takes a permit from a member that runs. ``revoke`` is for one that is stuck. All this is in
+processor time, so that turns do not become short, and switches many, where the machine has others to serve.
 
 Invariants: at most ``permits`` members hold one; nobody waits while one is free; no member waits twice. Knows
-no clock: times are arguments, and ``used`` says what a member has used so far.
+no clock: ``used`` says what a member has used so far.
 """
 
 from __future__ import annotations
@@ -62,11 +63,11 @@ class _Turn:
     """A permit in somebody's hand.
 
     Attributes:
-        since_ns: when it was given.
+        begun_ns: what its holder had used when it got it, or when others began to wait.
         asked: whether its holder was asked to go.
     """
 
-    since_ns: int
+    begun_ns: int = 0
     asked: bool = False
 
 
@@ -108,11 +109,11 @@ class Turns(Generic[M]):
         return member._ticket >= 0
 
     def quantum_ns(self) -> int:
-        """How long a turn lasts now when others wait."""
+        """How much may be used in a turn now when others wait."""
         fair = ROUND_NS * self.permits // max(1, self._waiting)
         return min(QUANTUM_MAX_NS, max(QUANTUM_MIN_NS, fair))
 
-    def request(self, member: M, now_ns: int) -> bool:
+    def request(self, member: M) -> bool:
         """Ask for a permit; whether it has one now. Otherwise it waits, until another call returns it.
 
         Raises:
@@ -124,44 +125,44 @@ class Turns(Generic[M]):
         member._new = False
         member.tag = max(member.tag, self._virtual - credit_ns * _SCALE // member.weight)
         if len(self._holders) < self.permits:
-            self._grant(member, now_ns)
+            self._grant(member)
             return True
         if not self._waiting:  # what they used before cost nobody anything
-            for holder in self._holders:
-                holder._basis_ns = self._used(holder)
+            for holder, turn in self._holders.items():
+                holder._basis_ns = turn.begun_ns = self._used(holder)
         member._ticket = self._tickets
         self._tickets += 1
         self._waiting += 1
         heapq.heappush(self._queue, (member.tag, member._ticket, member))
         return False
 
-    def release(self, member: M, now_ns: int) -> M | None:
+    def release(self, member: M) -> M | None:
         """Give a permit back; who has it now, of those that waited. Nothing happens when it holds none."""
         if member not in self._holders:
             return None
         if self._waiting:
             self._charge(member, SWITCH_NS)
         del self._holders[member]
-        return self._next(now_ns)
+        return self._next()
 
     def withdraw(self, member: M) -> None:
         """Wait no longer. Nothing happens when it does not wait."""
         if member._ticket >= 0:
             self._unqueue(member)
 
-    def left_ns(self, member: M, now_ns: int) -> int | None:
-        """How long a holder's turn still lasts at least; None while nobody waits for it."""
+    def left_ns(self, member: M) -> int | None:
+        """How much a holder may still use in its turn; None while nobody waits for it."""
         turn = self._holders.get(member)
         if turn is None or not self._waiting:
             return None
-        return max(0, turn.since_ns + self.quantum_ns() - now_ns)
+        return max(0, turn.begun_ns + self.quantum_ns() - self._used(member))
 
-    def revoke(self, member: M, now_ns: int) -> M | None:
+    def revoke(self, member: M) -> M | None:
         """Give the permit of a member that does not use it to the next; who that is. The member finds out
         by ``holds``, and asks again when it goes on."""
-        return self.release(member, now_ns)
+        return self.release(member)
 
-    def is_over(self, member: M, now_ns: int) -> bool:
+    def is_over(self, member: M) -> bool:
         """Whether the holder of a permit should go now, for one who waits. The answer is kept: it counts as
         asked, and no more are asked than wait."""
         turn = self._holders.get(member)
@@ -169,7 +170,7 @@ class Turns(Generic[M]):
             return False
         if turn.asked:
             return True
-        if now_ns - turn.since_ns < self.quantum_ns():
+        if self._used(member) - turn.begun_ns < self.quantum_ns():
             return False
         if sum(other.asked for other in self._holders.values()) >= self._waiting:
             return False
@@ -184,12 +185,12 @@ class Turns(Generic[M]):
                 return member
             heapq.heappop(self._queue)
 
-    def _next(self, now_ns: int) -> M | None:
+    def _next(self) -> M | None:
         if not self._waiting or len(self._holders) >= self.permits:
             return None
         member = self._first()
         self._unqueue(member)
-        self._grant(member, now_ns)
+        self._grant(member)
         return member
 
     def _unqueue(self, member: M) -> None:
@@ -203,10 +204,11 @@ class Turns(Generic[M]):
             self._queue = [entry for entry in self._queue if entry[2]._ticket == entry[1]]
             heapq.heapify(self._queue)
 
-    def _grant(self, member: M, now_ns: int) -> None:
+    def _grant(self, member: M) -> None:
         self._virtual = max(self._virtual, member.tag)
-        member._basis_ns = self._used(member)
-        self._holders[member] = _Turn(now_ns)
+        if self._waiting:  # otherwise what it uses is charged from when somebody begins to wait
+            member._basis_ns = self._used(member)
+        self._holders[member] = _Turn()
 
     def _charge(self, member: M, least_ns: int = 0) -> None:
         """Move a holder's tag on by what it has used since it was last charged."""

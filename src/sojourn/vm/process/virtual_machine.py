@@ -149,12 +149,15 @@ class VirtualMachine:
     def _in_turns(self, enter: Callable[[Instance], int | None], patience: Callable[[], float]) -> int | None:
         """Run the guest whenever it is its turn, until it ends."""
         try:
+            if enter == self._again:
+                self.instance.fetch(patience, self.restored)
             self.turn.take(patience)
             while True:
                 try:
                     return enter(self.instance)
                 except TurnOver:
                     self.turn.give()
+                self.instance.fetch(self._standing_patience_s)
                 self.turn.take(self._standing_patience_s)
                 enter = self._again
         finally:
@@ -166,7 +169,7 @@ class VirtualMachine:
 
     def _again(self, instance: Instance) -> int | None:
         """Go on with a guest that was left."""
-        records, self.restored = self.records(), None
+        records, self.restored = self.restored, None
         return self._result(instance.resume(records))
 
     def go_on(self) -> Ending | None:
@@ -191,6 +194,7 @@ class VirtualMachine:
     def _live(self, enter: Callable[[Instance], int | None], patience: Callable[[], float]) -> Ending | None:
         """Run the guest until it ends or is left."""
         self.surroundings.enter_thread()
+        self.turn.enter_thread()
         try:
             self._check()
             ending = Ending(State.EXITED, (self._in_turns(enter, patience) or 0) & 0xFF)
