@@ -104,7 +104,7 @@ class _Counted:
         self.weight = weight
         sink = Receiver(self._take)
         machine, enter = start(Streams(Given(), sink, sink))
-        machine.turn = permits.turn(weight)
+        machine.share_by(weight, permits)
         self.process = RunningProcess(machine, None)
         self._enter = enter
 

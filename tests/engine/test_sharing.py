@@ -89,7 +89,7 @@ class Guest:
             Streams(stdin or Given(b"x"), sink, sink),
             lambda tree, quota: [(b"/", tree)] if isinstance(tree, MountTree) else [],
         )
-        self.machine.turn = permits.turn(weight)
+        self.machine.share_by(weight, permits)
         self.process = RunningProcess(self.machine, None)
         self._view = self.machine.instance.view
 

@@ -7,9 +7,10 @@ import itertools
 import pytest
 
 from sojourn.host.status import exit_status
-from sojourn.model.errors import GrantError, LimitError
+from sojourn.model.errors import GrantError, LimitError, UsageError
 from sojourn.model.grants import DirectoryGrant, EnvironmentGrant, SecretGrant, parse_grant
 from sojourn.model.limits import LIMITS, Limits, parse_limit
+from sojourn.model.priority import parse_priority
 from sojourn.model.states import TRANSITIONS, Ending, State, advance
 
 
@@ -148,3 +149,10 @@ def test_every_state_is_reached_and_final_ones_are_left_by_none() -> None:
 def test_exit_status(ending: Ending, status: int) -> None:
     assert exit_status(ending) == status
     assert Ending.from_dict(ending.to_dict()) == ending
+
+
+def test_priorities_are_shares() -> None:
+    assert [parse_priority(text).weight for text in ("low", "normal", "high")] == [1, 4, 16]
+    with pytest.raises(UsageError, match="no priority 'urgent'") as caught:
+        parse_priority("urgent")
+    assert caught.value.hint == "Try: one of low, normal, high"

@@ -211,6 +211,16 @@ def test_sleeping_for_short_makes_nobody_rich() -> None:
     assert world.used[clever] <= 2000 * MS + 4 * QUANTUM_MAX_NS
 
 
+def test_who_has_used_most_goes_first() -> None:
+    """Four of five hold a permit all the time: it must not always be the same one's turn that ends."""
+    world = World(4, [1] * 5)
+    for member in world.members:
+        world.request(member)
+    for _ in range(5000):
+        world.tick()
+    assert max(world.used.values()) - min(world.used.values()) <= 2 * QUANTUM_MAX_NS
+
+
 def test_no_turn_ends_while_nobody_waits() -> None:
     world = World(2, [1, 1])
     for member in world.members:

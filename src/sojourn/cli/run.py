@@ -9,6 +9,7 @@ import click
 from sojourn.model.errors import UsageError
 from sojourn.model.grants import SecretGrant
 from sojourn.model.limits import Limits, parse_limit, parse_time
+from sojourn.model.priority import parse_priority
 
 from .common import Examples, complete_file, limit_options
 
@@ -89,6 +90,13 @@ class Run(Examples):
     help="Add files to the program; it finds them under /program.",
 )
 @limit_options
+@click.option(
+    "--priority",
+    metavar="low|normal|high",
+    default="normal",
+    help="Its share of the processors where others want them too: a quarter of a normal one's, or four times "
+    "as much.",
+)
 @click.option("--no-image", is_flag=True, help="Start the interpreter cold instead of from a warm image.")
 @click.option(
     "--checkpoint-every",
@@ -109,6 +117,7 @@ def run(
     secrets: tuple[str, ...],
     net: bool,
     included: tuple[str, ...],
+    priority: str,
     no_image: bool,
     checkpoint_every: str | None,
     name: str | None,
@@ -161,6 +170,7 @@ def run(
         tuple(SecretGrant(secret) for secret in secrets),
         chosen,
         not no_image,
+        parse_priority(priority),
     )
     every_s = None
     if checkpoint_every is not None:

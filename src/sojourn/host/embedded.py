@@ -280,6 +280,7 @@ class EmbeddedHost:
             request.limits,
             request.use_image,
             identity,
+            request.priority,
         )
 
     def _record(self, request: LaunchRequest, state: State = State.QUEUED, pid: str | None = None) -> str:

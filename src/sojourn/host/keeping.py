@@ -20,6 +20,7 @@ from sojourn.context import BaseKind, Context
 from sojourn.model.errors import ContextError, ProcessStateError, StoreError
 from sojourn.model.grants import DirectoryGrant, EnvironmentGrant, SecretGrant, grant_from_dict
 from sojourn.model.limits import Limits
+from sojourn.model.priority import Priority
 from sojourn.store.checkpoints import Checkpoints, Saved, Stored
 from sojourn.store.files import translated, write_atomic
 from sojourn.store.home import Home
@@ -105,6 +106,7 @@ class Keeper:
             "name": request.name,
             "args": list(request.args),
             "use_image": request.use_image,
+            "priority": str(request.priority),
         }
         if not line.program_kept:
             self.keep_program(request)
@@ -196,6 +198,7 @@ class Keeper:
             tuple(grant for grant in grants if isinstance(grant, SecretGrant)),
             Limits.from_dict(context.limits),
             bool(host.get("use_image", True)),
+            _priority(host.get("priority")),
         )
 
     def program_of(self, context: Context) -> Bundle:
@@ -251,6 +254,11 @@ class Keeper:
                     raise ContextError(f"the image {base.digest[:12]} that it was started from is not here")
                 found[base.digest] = image.view()
         return found
+
+
+def _priority(text: object) -> Priority:
+    """What a context says; one of an earlier version, or one that nobody knows here, is normal."""
+    return next((priority for priority in Priority if priority == text), Priority.NORMAL)
 
 
 def _runtime(request: LaunchRequest) -> str:

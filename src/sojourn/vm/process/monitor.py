@@ -16,6 +16,7 @@ from sojourn.context import Base, BaseKind, Context
 from sojourn.model.errors import ContextError
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.limits import Limits
+from sojourn.model.priority import Priority
 from sojourn.model.program import SITE_PREFIX, STDIN, Program
 from sojourn.model.progress import Progress, Silent
 from sojourn.model.states import Ending, State
@@ -47,6 +48,7 @@ class Launch:
         environment: granted variables and secrets together; never recorded.
         use_image: False starts the interpreter cold.
         identity: what the guest takes for its process number.
+        priority: its share of the processors.
     """
 
     program: Program
@@ -57,6 +59,7 @@ class Launch:
     limits: Limits = field(default_factory=Limits)
     use_image: bool = True
     identity: int = 1
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True)
@@ -231,12 +234,14 @@ class ProcessMonitor:
             machine = command.start(
                 launch.argv, launch.environment, launch.limits, streams, files, launch.directories
             )
+            machine.share_by(launch.priority.weight)
             process = RunningProcess(machine, None)
             process.begin(command.enter, ended)
         else:
             runtime, image = self.python(), self._image(launch)
             machine = runtime.start(image, launch.limits, streams, launch.contents, launch.directories)
             machine.entered_cold = image is None
+            machine.share_by(launch.priority.weight)
             process = RunningProcess(machine, image.info.digest if image else None)
             process.begin(runtime.entry(_python_start(launch), image), ended)
         return process
@@ -273,6 +278,7 @@ class ProcessMonitor:
         except BaseException:
             machine.close()
             raise
+        machine.share_by(launch.priority.weight)
         process = RunningProcess(machine, image.info.digest if image else None)
         process.begin(None, ended)
         return process

@@ -12,10 +12,12 @@ running. It asks for another one when it comes back.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -25,6 +27,7 @@ from .turns import Member, Turns
 NORMAL_WEIGHT = 4
 STUCK_NS = 50_000_000
 _BUSY_NS = 1_000_000  # of processor time in that time: it is not stuck
+_NICE_STEP = 1.25  # Linux: how much a step of niceness is worth
 _LOOK_MIN_S = 0.0005
 _GROUPS = Path("/proc/self/cgroup")
 _GROUP_FILES = Path("/sys/fs/cgroup")
@@ -59,8 +62,13 @@ class Turn(Member):
         self._seen = (0, 0)  # since when it has used how much, while others wait
 
     def enter_thread(self) -> None:
-        """The calling thread is the guest's."""
+        """The calling thread is the guest's. The system is told of its weight as well: what runs in other
+        processes of the system has no part in our turns."""
         self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        if self.weight != NORMAL_WEIGHT:
+            nice = round(math.log(NORMAL_WEIGHT / self.weight, _NICE_STEP))
+            with suppress(OSError, AttributeError):  # more than others needs a privilege
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
     def used_ns(self) -> int:
         """The processor time of its thread."""

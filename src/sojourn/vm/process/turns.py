@@ -170,13 +170,25 @@ class Turns(Generic[M]):
             return False
         if turn.asked:
             return True
+        turn.asked = self._has_had_enough(member, turn) and self._goes_first(member)
+        return turn.asked
+
+    def _has_had_enough(self, member: M, turn: _Turn) -> bool:
+        """Whether it has used a quantum, and more than the first of the queue."""
         if self._used(member) - turn.begun_ns < self.quantum_ns():
             return False
-        if sum(other.asked for other in self._holders.values()) >= self._waiting:
-            return False
         self._charge(member)
-        turn.asked = member.tag > self._first().tag
-        return turn.asked
+        return member.tag > self._first().tag
+
+    def _goes_first(self, member: M) -> bool:
+        """Whether it is one of those that have used most, as many as wait."""
+        free = self._waiting - sum(turn.asked for turn in self._holders.values())
+        others = [(other, turn) for other, turn in self._holders.items() if other is not member]
+        left = [(other, turn) for other, turn in others if not turn.asked]
+        if free > len(left):
+            return True
+        more = sum(self._has_had_enough(other, turn) and other.tag > member.tag for other, turn in left)
+        return more < free
 
     def _first(self) -> M:
         while True:

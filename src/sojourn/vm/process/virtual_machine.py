@@ -21,7 +21,7 @@ from sojourn.model.states import Ending, State
 from sojourn.wasm import DENIED, START
 
 from .engine import CompiledModule, GuestTrapError, Instance
-from .permits import permits
+from .permits import Permits, permits
 from .preparing import WASI_MODULE
 from .surroundings import Surroundings
 from .wasi.abi import SIGNATURES
@@ -110,6 +110,11 @@ class VirtualMachine:
         self.surroundings.stay()
 
     # sharing the processors (``surroundings.Share``)
+
+    def share_by(self, weight: int, share: Permits | None = None) -> None:
+        """What share of the processors the guest has, before it runs; of this operating-system process's
+        permits if no others are given."""
+        self.turn = (share or permits()).turn(weight)
 
     def pause(self) -> bool:
         """The guest waits, on its thread: others may have its turn. Its wait looks at the limits itself."""
