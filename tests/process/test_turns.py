@@ -258,6 +258,18 @@ def test_the_heavier_goes_on_while_it_has_used_less_than_its_share() -> None:
     assert turns[0] <= turns[1] + 1  # its share in one long turn, not in sixteen
 
 
+def test_a_turn_lasts_a_quantum_each_time() -> None:
+    world = World(2, [4] * 12)
+    for member in world.members:
+        world.request(member)
+    turns = 0
+    for _ in range(5000):
+        before = set(world.running)
+        world.tick()
+        turns += len(world.running - before)
+    assert turns <= 2 * 5000 * MS // QUANTUM_MAX_NS
+
+
 def test_quanta_are_short_when_many_wait() -> None:
     world = World(2, [1] * 1002)
     world.request(world.members[0])

@@ -26,7 +26,6 @@ from .turns import Member, Turns
 
 NORMAL_WEIGHT = 4
 STUCK_NS = 50_000_000
-_BUSY_NS = 1_000_000  # of processor time in that time: it is not stuck
 _NICE_STEP = 1.25  # Linux: how much a step of niceness is worth
 _LOOK_MIN_S = 0.0005
 _GROUPS = Path("/proc/self/cgroup")
@@ -58,6 +57,7 @@ class Turn(Member):
         super().__init__(weight)
         self._permits = permits
         self._clock: int | None = None
+        self._thread = 0  # the system's number of it
         self._bell: SimpleQueue[bool] = SimpleQueue()  # True: it has a permit
         self._seen = (0, 0)  # since when it has used how much, while others wait
 
@@ -65,10 +65,11 @@ class Turn(Member):
         """The calling thread is the guest's. The system is told of its weight as well: what runs in other
         processes of the system has no part in our turns."""
         self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._thread = threading.get_native_id()
         if self.weight != NORMAL_WEIGHT:
             nice = round(math.log(NORMAL_WEIGHT / self.weight, _NICE_STEP))
             with suppress(OSError, AttributeError):  # more than others needs a privilege
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+                os.setpriority(os.PRIO_PROCESS, self._thread, nice)
 
     def used_ns(self) -> int:
         """The processor time of its thread."""
@@ -147,10 +148,15 @@ class Turn(Member):
     def _is_stuck(self) -> bool:
         now_ns, used_ns = time.monotonic_ns(), self.used_ns()
         since_ns, before_ns = self._seen
-        if not since_ns or used_ns - before_ns > _BUSY_NS:
+        if not since_ns or used_ns > before_ns:
             self._seen = now_ns, used_ns
             return False
-        return now_ns - since_ns > STUCK_NS
+        if now_ns - since_ns < STUCK_NS:
+            return False
+        if _sleeps(self._thread):
+            return True
+        self._seen = now_ns, used_ns  # the machine has others to serve, and it waits for a processor
+        return False
 
     def left_s(self) -> float | None:
         """How soon its turn will be over; None: it is already, or nobody waits."""
@@ -160,6 +166,12 @@ class Turn(Member):
         with self._permits._lock:
             left_ns = turns.left_ns(self)
         return max(_LOOK_MIN_S, left_ns / 1e9) if left_ns else None
+
+
+def _sleeps(thread: int) -> bool:
+    """Whether a thread of this operating-system process waits for something else than a processor."""
+    state = _text(Path(f"/proc/self/task/{thread}/stat")).rpartition(")")[2].split()
+    return not state or state[0] != "R"
 
 
 @cache

@@ -218,9 +218,9 @@ class Turns(Generic[M]):
 
     def _grant(self, member: M) -> None:
         self._virtual = max(self._virtual, member.tag)
-        if self._waiting:  # otherwise what it uses is charged from when somebody begins to wait
-            member._basis_ns = self._used(member)
-        self._holders[member] = _Turn()
+        self._holders[member] = turn = _Turn()
+        if self._waiting:  # otherwise what it uses counts from when somebody begins to wait
+            member._basis_ns = turn.begun_ns = self._used(member)
 
     def _charge(self, member: M, least_ns: int = 0) -> None:
         """Move a holder's tag on by what it has used since it was last charged."""
