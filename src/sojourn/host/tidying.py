@@ -1,4 +1,5 @@
-"""What nobody needs any more is removed when a host starts: checkpoints and programs that were left behind.
+"""What nobody needs any more is removed when a host starts: checkpoints and programs that were left behind,
+and compiled code beyond the largest size of the cache (``vm.process.cache``).
 
 A host that dies between two steps leaves something without a record: the checkpoint of a fork that never
 became a process, that of a process that ended, a program whose last process is gone. Others work in the same
@@ -17,9 +18,10 @@ import contextlib
 import logging
 import time
 
-from sojourn.model.errors import StoreError, UnknownProcessError
+from sojourn.model.errors import SojournError, UnknownProcessError
 from sojourn.store.home import Home
 from sojourn.store.table import ProcessTable
+from sojourn.vm.process.cache import bytes_max, trim
 
 from .keeping import Keeper
 
@@ -37,8 +39,10 @@ def tidy(home: Home, table: ProcessTable, keeper: Keeper) -> list[str]:
         The names of what was removed.
     """
     try:
-        return [*_checkpoints(table, keeper), *_programs(table, keeper)] if _due(home) else []
-    except (StoreError, OSError) as error:
+        if not _due(home):
+            return []
+        return [*_checkpoints(table, keeper), *_programs(table, keeper), *trim(home, bytes_max())]
+    except (SojournError, OSError) as error:
         _log.warning("what nobody needs was not removed: %s", error)
         return []
 

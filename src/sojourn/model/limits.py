@@ -147,6 +147,15 @@ def parse_time(flag: str, text: str, example: str) -> float:
     return value
 
 
+def parse_size(flag: str, text: str, example: str) -> int:
+    """Read a size that a person types for ``flag``, in bytes: ``512M``, ``8G``.
+
+    Raises:
+        LimitError: the text is no such size.
+    """
+    return int(_parse(flag, "B", text, example))
+
+
 def _parse(flag: str, unit: str, text: str, example: str) -> float:
     pattern, units = (_TIME, _TIME_UNITS) if unit == "s" else (_SIZE, _SIZE_UNITS)
     match = pattern.fullmatch(text.strip())

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -27,6 +28,7 @@ from sojourn.store.home import Home, need_space, try_lock
 from sojourn.wasm import Module, instrument
 
 from .analysed import analysis_of
+from .cache import CODE_SUFFIX, hold, touch
 from .engine import (
     CompiledModule,
     TwinModule,
@@ -155,7 +157,7 @@ class CompiledModules:
             os.close(held)
 
     def _path(self, key: str) -> Path:
-        return self._home.cache / (hashlib.sha256(key.encode()).hexdigest() + ".cwasm")
+        return self._home.cache / (hashlib.sha256(key.encode()).hexdigest() + CODE_SUFFIX)
 
     def _find(self, digest: str, read: Callable[[], bytes], what: str) -> CompiledModule:
         path, record = self.path(digest), recorded(digest)
@@ -165,7 +167,9 @@ class CompiledModules:
         if module is None:
             with self._locked(path, what):
                 module = self._load(path)  # another process may have made it meanwhile
-                module = module if module is not None else self._compile(digest, read(), what)
+                if module is None:
+                    module = self._compile(digest, read(), what)
+                    _hold(module, path)
         key = _key(digest) if module.parts is None or record is None else _split_key(digest, record)
         module.resumer = self._resumer(read, module.facts, key)
         return module
@@ -207,6 +211,7 @@ class CompiledModules:
                 module = self._load_base(path)
                 if module is None:
                     module, made = self._compile_base(digest, record, read(), what)
+                    _hold(module, path)
         module.parts = Parts(
             lambda: instrument(read()).code,
             module.facts,
@@ -221,6 +226,18 @@ class CompiledModules:
         return self._load(path) if verified(path.with_suffix(_PLAN)) else None
 
     def _load(self, path: Path) -> CompiledModule | None:
+        held = hold(path)
+        if held is None:
+            return None
+        module = self._load_held(path)
+        if module is None:
+            os.close(held)
+        else:
+            touch(path)
+            weakref.finalize(module, os.close, held)
+        return module
+
+    def _load_held(self, path: Path) -> CompiledModule | None:
         facts_path = path.with_suffix(_FACTS)
         if not verified(path) or not verified(facts_path):
             return None
@@ -303,7 +320,9 @@ class _TwinFiles:
             return None
         try:
             size, *taken = names.read_text().split()
-            return load_twin(str(path), taken, int(size))
+            twin = load_twin(str(path), taken, int(size))
+            touch(path)
+            return twin
         except (ValueError, OSError):
             return None
 
@@ -312,6 +331,13 @@ class _TwinFiles:
         facts = b"\n".join((str(twin.record_bytes).encode(), *twin.names))
         write_verified(path.with_suffix(_FACTS), facts)
         write_verified(path, twin.serialize())
+
+
+def _hold(module: CompiledModule, path: Path) -> None:
+    """Keep in the cache what was just compiled, as long as it is in use: more is read of it later."""
+    held = hold(path)
+    if held is not None:
+        weakref.finalize(module, os.close, held)
 
 
 def _key(digest: str) -> str:
