@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sojourn.context import CHUNK_BYTES, PAGE_BYTES, Context, Memory, compare
+from sojourn.context.memory import clear_zeros
 from sojourn.model.errors import (
     ContextError,
     DamagedContextError,
@@ -50,7 +51,9 @@ def put(store: Checkpoints, pattern: str, sequence: int = 0, pid: str = PID, **o
 def memory_of(stored: Stored, fresh: str = "") -> bytes:
     memory = stored.context.memories[0]
     view = memoryview(bytearray(bytes(view_of(fresh)).ljust(memory.size_bytes, b"\0")))
-    stored.fill(0, view, len(fresh) * CHUNK_BYTES)
+    for part in stored.parts(0):
+        stored.packs[part.pack].read_into(part, view[part.offset : part.offset + part.length])
+    clear_zeros(memory, view, len(fresh) * CHUNK_BYTES)
     return bytes(view)
 
 

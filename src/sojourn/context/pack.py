@@ -225,13 +225,13 @@ def open_group(group: Group, stored: bytes | memoryview) -> memoryview:
     return memoryview(data)
 
 
-def verify(digests: Iterable[bytes], data: memoryview) -> None:
-    """Check chunks that lie one after the other.
+def verify(digests: Iterable[bytes], data: memoryview, first: int = 0) -> None:
+    """Check chunks that lie one after the other, from the chunk ``first`` of ``data`` on.
 
     Raises:
         DamagedContextError: one is not what its digest says.
     """
-    start = 0
+    start = first * CHUNK_BYTES
     for digest in digests:
         end = start + CHUNK_BYTES
         if blake3(data[start:end]).digest() != digest:
@@ -253,6 +253,11 @@ def _read_trailer(trailer: bytes) -> tuple[int, int]:
     if count > CHUNKS_MAX or groups > count or (count and not groups):
         raise _damaged(f"a pack claims {count:,} chunks in {groups:,} groups")
     return count, groups
+
+
+def raw_bytes(count: int) -> int:
+    """The length of a pack of so many chunks that is not compressed."""
+    return count * CHUNK_BYTES + _index_bytes(count, min(count, 1))
 
 
 def _index_bytes(count: int, groups: int) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sojourn.context.format import MAGIC, Decoded, decode_parts
-from sojourn.context.memory import MissingChunkError, Part, clear_zeros, parts
+from sojourn.context.memory import MissingChunkError, Part, parts
 from sojourn.context.values import Context
 from sojourn.model.errors import ContextError, DamagedContextError, NotAContextError, UnknownProcessError
 
@@ -74,24 +74,6 @@ class Stored:
             if position is not None:
                 return pack.chunk(position)
         raise DamagedContextError(f"a chunk of memory, {digest.hex()[:16]}…, is missing", HINT_OLDER)
-
-    def fill(self, number: int, view: memoryview, fresh_bytes: int) -> None:
-        """Make a fresh memory what the memory ``number`` was, by copying. Chunks of the base must be there
-        already.
-
-        Args:
-            view: the fresh memory, grown to ``size_bytes``.
-            fresh_bytes: how much of it, from the beginning, may be something else than zero.
-
-        Raises:
-            DamagedContextError: a chunk is not what it was. The memory is void then.
-        """
-        memory = self.context.memories[number]
-        if len(view) != memory.size_bytes:
-            raise ValueError(f"a memory of {len(view)} bytes for one of {memory.size_bytes}")
-        for part in self.parts(number):
-            self.packs[part.pack].read_into(part, view[part.offset : part.offset + part.length])
-        clear_zeros(memory, view, fresh_bytes)
 
     def verify(self) -> None:
         """Read all stored chunks.

@@ -39,7 +39,6 @@ def restore_memory(stored: Stored, number: int, view: memoryview, fresh_bytes: i
 
     Raises:
         DamagedContextError: a chunk is not what it was. The memory is void then.
-        OSError: the system refused a mapping.
     """
     memory = stored.context.memories[number]
     if len(view) != memory.size_bytes:
@@ -49,11 +48,10 @@ def restore_memory(stored: Stored, number: int, view: memoryview, fresh_bytes: i
     for part in parts:
         pack, place = stored.packs[part.pack], view[part.offset : part.offset + part.length]
         offset = mapped.get(part.offset)
-        if offset is None:
-            pack.read_into(part, place)
-        else:
-            map_file(place, pack.descriptor, offset)
+        if offset is not None and _mapped(place, pack.descriptor, offset):
             pack.check(part, place)
+        else:
+            pack.read_into(part, place)
     clear_zeros(memory, view, fresh_bytes)
 
 
@@ -97,6 +95,15 @@ def _to_map(stored: Stored, parts: list[Part]) -> dict[int, int]:
         if offset is not None and aligned and part.length >= MAP_BYTES_MIN:
             found[part.offset] = offset
     return found
+
+
+def _mapped(place: memoryview, descriptor: int, offset: int) -> bool:
+    """Whether the system did it; there may be too many mappings."""
+    try:
+        map_file(place, descriptor, offset)
+    except OSError:
+        return False
+    return True
 
 
 def map_file(place: memoryview, descriptor: int, offset: int) -> None:

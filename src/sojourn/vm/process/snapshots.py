@@ -12,6 +12,7 @@ from typing import Any
 from sojourn.context import Base, BaseKind, Context, Global, Memory, check_transform, compare
 from sojourn.model.errors import ContextError
 from sojourn.store.checkpoints import Stored
+from sojourn.store.parallel import digests_of
 from sojourn.wasm.base import RESUMABLE_VERSION
 from sojourn.wasm.instrument import INSTRUMENT_VERSION
 
@@ -19,6 +20,7 @@ from .dirty import written
 from .engine import PAGE_BYTES, Instance
 from .kept import Kept, keep, kept_by
 from .renewal import find_ledger, renew
+from .restore import restore_memory
 from .virtual_machine import VirtualMachine
 from .wasi.checking import number
 
@@ -76,7 +78,7 @@ def take(machine: VirtualMachine) -> Snapshot:
     views: tuple[memoryview, ...] = ()
     if instance.has_memory:
         known = (None, None) if origin is None else (origin.memory, origin.base)
-        memories = (compare(view, known[0], written(view), known[1]),)
+        memories = (compare(view, known[0], written(view), known[1], digests_of),)
         views = (view,)
     return Snapshot(
         memories,
@@ -110,7 +112,7 @@ def put(machine: VirtualMachine, stored: Stored, base: memoryview | None, identi
         if memory.size_bytes < fresh:
             raise ContextError("its memory is smaller than its program begins with")
         instance.grow_memory((memory.size_bytes - fresh) // PAGE_BYTES)
-        stored.fill(0, instance.refresh(), fresh)
+        restore_memory(stored, 0, instance.refresh(), fresh)
         machine.origin = Origin(memory, base)
     try:
         instance.write_globals([(item.type, item.bits) for item in context.globals])
