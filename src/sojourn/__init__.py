@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .client.calls import CallFuture, CallOptions
     from .client.client import Client
     from .client.function import Function, function
+    from .client.process import Process, ProcessOutput
     from .model.errors import (
         CodecError,
         FunctionError,
@@ -32,6 +33,7 @@ _WHERE = {
     **dict.fromkeys(("CallFuture", "CallOptions"), "client.calls"),
     "Client": "client.client",
     **dict.fromkeys(("Function", "function"), "client.function"),
+    **dict.fromkeys(("Process", "ProcessOutput"), "client.process"),
     **dict.fromkeys(
         ("CodecError", "FunctionError", "GrantError", "GuestError", "LimitError"), "model.errors"
     ),
@@ -55,7 +57,9 @@ __all__ = [
     "GuestError",
     "LimitError",
     "Limits",
+    "Process",
     "ProcessFailedError",
+    "ProcessOutput",
     "SecretGrant",
     "SojournError",
     "State",

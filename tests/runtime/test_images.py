@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,23 @@ def test_what_was_saved_is_found(home: Home) -> None:
     assert (found.info.globals, found.info.ledger, found.info.imports) == ({"g": 7}, 128, ("json",))
     assert os.pread(found.descriptor, PAGE + 1, 0) == bytes(memory())
     assert ImageStore(home).find("cd" * 32) is None
+
+
+def test_an_image_that_is_made_again_is_another_one(home: Home) -> None:
+    """What a process stored of its memory is what differs from one image, not from the next of the same
+    imports."""
+    store = ImageStore(home)
+    first = store.save(info(), memory(1)).info.content
+    assert first != DIGEST
+    found = ImageStore(home).find_content(first)
+    assert found is not None
+    assert os.pread(found.descriptor, PAGE, 0) == bytes(memory(1))
+    second = store.save(replace(info(), created_s=2.0), memory(2)).info.content
+    for here in (store, ImageStore(home)):
+        assert here.find_content(first) is None
+        again = here.find_content(second)
+        assert again is not None
+        assert os.pread(again.descriptor, PAGE, 0) == bytes(memory(2))
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,10 +13,6 @@ from sojourn.model.states import State
 
 from .common import Examples, complete_pid, complete_target, json_option, limit_options, print_json
 from .grants import directory_grants
-
-if TYPE_CHECKING:
-    from sojourn.store.home import Home
-    from sojourn.store.records import ProcessRecord
 
 _FORKS_MAX = 10_000
 
@@ -35,12 +30,15 @@ sojourn checkpoint k7q2 -o half-way.context
 @json_option
 @click.argument("pid", shell_complete=complete_pid)
 def checkpoint(pid: str, output: Path | None, as_json: bool) -> None:
+    from sojourn.host.asking import find_process, store_now
     from sojourn.host.keeping import Keeper
     from sojourn.store.home import Home
+    from sojourn.store.table import ProcessTable
 
     home = Home.open()
-    record = _find(home, pid)
-    digest = _stored(home, record, stop=False)
+    with ProcessTable.open(home) as table:
+        record = find_process(home, table, pid)
+        digest = store_now(home, table, record.pid, stop=False)
     if output is not None:
         if output.is_dir():
             raise UsageError(f"{output} is a directory", "Try: -o FILE")
@@ -62,17 +60,23 @@ sojourn evict $(sojourn ps --json | jq -r '.[].pid')
 @json_option
 @click.argument("pids", nargs=-1, required=True, metavar="PID...", shell_complete=complete_pid)
 def evict(pids: tuple[str, ...], as_json: bool) -> None:
+    from sojourn.host.asking import find_process, store_now
     from sojourn.store.home import Home
+    from sojourn.store.table import ProcessTable
 
     home = Home.open()
     found = []
-    for pid in pids:
-        record = _find(home, pid)
-        if record.state is not State.RUNNING:
-            raise ProcessStateError(f"process {record.pid} is {record.state}, not running", "Try: sojourn ps")
-        found.append({"pid": record.pid, "checkpoint": _stored(home, record, stop=True)})
-        if not as_json:
-            click.echo(f"{record.pid} suspended; go on with: sojourn resume {record.pid}")
+    with ProcessTable.open(home) as table:
+        for pid in pids:
+            record = find_process(home, table, pid)
+            if record.state is not State.RUNNING:
+                raise ProcessStateError(
+                    f"process {record.pid} is {record.state}, not running", "Try: sojourn ps"
+                )
+            digest = store_now(home, table, record.pid, stop=True)
+            found.append({"pid": record.pid, "checkpoint": digest})
+            if not as_json:
+                click.echo(f"{record.pid} suspended; go on with: sojourn resume {record.pid}")
     if as_json:
         print_json(found)
 
@@ -91,13 +95,14 @@ sojourn resume $(sojourn fork k7q2)
 @json_option
 @click.argument("pid", shell_complete=complete_pid)
 def fork(pid: str, count: int, as_json: bool) -> None:
+    from sojourn.host.asking import find_process, store_now
     from sojourn.host.embedded import EmbeddedHost
     from sojourn.store.home import Home
 
     home = Home.open()
-    record = _find(home, pid)
-    _stored(home, record, stop=False)
     with EmbeddedHost(home) as host:
+        record = find_process(home, host.table, pid)
+        store_now(home, host.table, record.pid, stop=False)
         made = host.fork(record.pid, count)
     if as_json:
         print_json({"pid": record.pid, "forks": made})
@@ -137,6 +142,7 @@ def resume(
     checkpoint_every: str | None,
     **limits: str | None,
 ) -> None:
+    from sojourn.host.asking import find_process
     from sojourn.host.embedded import EmbeddedHost
     from sojourn.host.streams import FdSink, FdSource
     from sojourn.store.home import Home
@@ -158,33 +164,8 @@ def resume(
         FdSink(2) as err,
         EmbeddedHost(home, progress=for_stderr(quiet)) as host,
     ):
-        pid = host.adopt(path, directory_grants(grants), given) if path.is_file() else _find(home, target).pid
+        found = host.adopt(path, directory_grants(grants), given) if path.is_file() else None
+        pid = find_process(home, host.table, target).pid if found is None else found
         process = host.resume(pid, stdin=stdin, stdout=out, stderr=err)
         status = attend(host, process, signals, quiet=quiet, as_json=as_json, checkpoint_every_s=every_s)
     sys.exit(status)
-
-
-def _find(home: Home, pid: str) -> ProcessRecord:
-    from sojourn.store.hosts import Hosts
-    from sojourn.store.table import ProcessTable
-
-    with ProcessTable.open(home) as table:
-        Hosts(home).reap(table)
-        return table.get(table.resolve(pid))
-
-
-def _stored(home: Home, record: ProcessRecord, *, stop: bool) -> str:
-    """The digest of a checkpoint of a process as it is now."""
-    from sojourn.host.asking import request_checkpoint
-    from sojourn.store.checkpoints import Checkpoints
-
-    if record.state is State.RUNNING:
-        return request_checkpoint(home, record.pid, stop=stop)
-    if record.state is State.SUSPENDED:
-        stored = Checkpoints(home.checkpoints).latest(record.pid)
-        if stored is not None:
-            with stored:
-                return stored.digest
-    raise ProcessStateError(
-        f"process {record.pid} is {record.state}: there is nothing to store", "Try: sojourn ps"
-    )

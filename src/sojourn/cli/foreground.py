@@ -17,7 +17,8 @@ from sojourn.model.errors import SojournError
 from sojourn.model.states import Ending, State
 
 if TYPE_CHECKING:
-    from sojourn.host.embedded import EmbeddedHost, HostedProcess
+    from sojourn.host.embedded import EmbeddedHost
+    from sojourn.host.hosted import HostedProcess
 
 _POLL_S = 0.2
 _PATIENCE_S = 2.0  # a process that was told to end has this long before asking again ends us
@@ -39,13 +40,11 @@ def attend(
         checkpoint_every_s: store it so often.
     """
     signals.watch(process.kill, lambda: _suspend(host, process))
-    due_s = time.monotonic() + (checkpoint_every_s or 0)
+    if checkpoint_every_s is not None:
+        host.store_every(process, checkpoint_every_s, _complain)
     ending = None
     while ending is None:
-        ending = process.wait(_POLL_S if checkpoint_every_s is None else min(_POLL_S, checkpoint_every_s / 4))
-        if checkpoint_every_s is not None and ending is None and time.monotonic() >= due_s:
-            _store(host, process)
-            due_s = time.monotonic() + checkpoint_every_s
+        ending = process.wait(_POLL_S)
     if not quiet:
         _tell(process.pid, ending, as_json, vars(process.usage()))
     if ending.state is State.SUSPENDED:
@@ -62,14 +61,6 @@ def _suspend(host: EmbeddedHost, process: HostedProcess) -> None:
             _complain(future.exception())
 
     host.checkpoint(process, stop=True).add_done_callback(done)
-
-
-def _store(host: EmbeddedHost, process: HostedProcess) -> None:
-    future = host.checkpoint(process)
-    while not future.done() and process.wait(_POLL_S) is None:
-        continue
-    if future.done() and not future.cancelled():
-        _complain(future.exception())
 
 
 def _complain(error: BaseException | None) -> None:

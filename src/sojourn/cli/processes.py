@@ -12,7 +12,6 @@ from sojourn.model.errors import SojournError, UsageError
 
 from .common import Examples, complete_pid, duration, json_option, print_json, print_table, show_error, size
 
-_END_S = 10.0
 _POLL_S = 0.05
 
 
@@ -115,9 +114,8 @@ def logs(follow: bool, only: str | None, as_json: bool, pid: str) -> None:
 @json_option
 @click.argument("pids", nargs=-1, required=True, metavar="PID...", shell_complete=complete_pid)
 def kill(reason: str, as_json: bool, pids: tuple[str, ...]) -> None:
-    from sojourn.host.asking import request_kill
+    from sojourn.host.asking import end_process
     from sojourn.store.home import Home
-    from sojourn.store.hosts import Hosts
     from sojourn.store.table import ProcessTable
 
     home = Home.open(need_space=False)
@@ -128,9 +126,7 @@ def kill(reason: str, as_json: bool, pids: tuple[str, ...]) -> None:
                 pid = table.resolve(prefix)
                 if table.get(pid).state.final:
                     raise UsageError(f"the process {pid} has ended already", f"See: sojourn inspect {pid}")
-                if not request_kill(home, pid, reason):
-                    Hosts(home).reap(table)
-                results.append({"pid": pid, "state": _wait_end(home, table, pid, reason)})
+                results.append({"pid": pid, "state": str(end_process(home, table, pid, reason))})
             except SojournError as error:
                 failed = True
                 show_error(error, as_json)
@@ -142,18 +138,3 @@ def kill(reason: str, as_json: bool, pids: tuple[str, ...]) -> None:
 
 def _pause() -> None:
     time.sleep(_POLL_S)
-
-
-def _wait_end(home: Any, table: Any, pid: str, reason: str) -> str:
-    from sojourn.host.asking import end_suspended
-    from sojourn.model.states import State
-
-    deadline = time.monotonic() + _END_S
-    while not (state := table.get(pid).state).final:
-        if state is State.SUSPENDED:  # no host that could be asked, or it suspended the process instead
-            end_suspended(home, table, pid, reason)
-            continue
-        if time.monotonic() > deadline:
-            raise UsageError(f"the process {pid} has not ended", f"Try: kill -9 {table.get(pid).os_pid}")
-        time.sleep(_POLL_S)
-    return str(state)

@@ -128,6 +128,7 @@ def run(
     **limits: str | None,
 ) -> None:
     from sojourn.host.embedded import EmbeddedHost
+    from sojourn.host.programs import code_program, module_program
     from sojourn.host.requests import LaunchRequest
     from sojourn.host.streams import FdSink, FdSource
     from sojourn.store.home import Home
@@ -135,7 +136,7 @@ def run(
 
     from .foreground import Signals, attend
     from .grants import directory_grants, environment_grants
-    from .programs import code_program, find_program, includes, module_program
+    from .programs import find_program, includes
     from .progress import for_stderr
 
     if net:

@@ -22,10 +22,12 @@ from sojourn.store.control import send_control
 from sojourn.store.files import write_atomic
 from sojourn.store.home import Home
 from sojourn.store.hosts import Hosts
+from sojourn.store.records import ProcessRecord
 from sojourn.store.table import ProcessTable
 
 ANSWER_TIMEOUT_S = 600.0
 REACH_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 10.0
 _POLL_S = 0.005
 _LOOK_S = 0.25  # how often an asker looks whether the host still lives
 _GRACE_S = 2.0
@@ -36,6 +38,31 @@ _TOKEN = re.compile(r"[0-9a-f]{16}")
 def request_kill(home: Home, pid: str, reason: str) -> bool:
     """Ask the OS process that runs ``pid`` to end it; False when there is none."""
     return _reach(home, pid, {"request": "kill", "reason": reason})
+
+
+def end_process(
+    home: Home, table: ProcessTable, pid: str, reason: str, timeout_s: float = END_TIMEOUT_S
+) -> State:
+    """End a process, whoever runs it and whether or not anybody does; the state in which it ended.
+
+    Raises:
+        ProcessFailedError: its host did not end it within ``timeout_s``.
+    """
+    if not request_kill(home, pid, reason):
+        Hosts(home).reap(table)
+    deadline_s = time.monotonic() + timeout_s
+    while not (record := table.get(pid)).state.final:
+        if (
+            record.state is State.SUSPENDED
+        ):  # no host that could be asked, or it suspended the process instead
+            end_suspended(home, table, pid, reason)
+            continue
+        if time.monotonic() > deadline_s:
+            raise ProcessFailedError(
+                f"the process {pid} has not ended within {timeout_s:g} s", f"Try: kill -9 {record.os_pid}"
+            )
+        time.sleep(_REACH_POLL_S)
+    return record.state
 
 
 def end_suspended(home: Home, table: ProcessTable, pid: str, reason: str) -> bool:
@@ -112,6 +139,41 @@ def request_checkpoint(home: Home, pid: str, *, stop: bool, timeout_s: float = A
     if "digest" not in reply:
         raise _error(reply)
     return str(reply["digest"])
+
+
+def find_process(home: Home, table: ProcessTable, prefix: str) -> ProcessRecord:
+    """The process that begins with what a person typed, as it is now.
+
+    Raises:
+        UnknownProcessError: none does, or several do.
+    """
+    Hosts(home).reap(table)
+    return table.get(table.resolve(prefix))
+
+
+def store_now(
+    home: Home, table: ProcessTable, pid: str, *, stop: bool, timeout_s: float = ANSWER_TIMEOUT_S
+) -> str:
+    """The digest of a checkpoint of a process as it is now, which another host may run.
+
+    Raises:
+        ProcessStateError: it has ended, or never ran.
+        ProcessFailedError: its host could not store it; the message says why.
+    """
+    record = table.get(pid)
+    if record.state is State.RUNNING:
+        try:
+            return request_checkpoint(home, pid, stop=stop, timeout_s=timeout_s)
+        except (ProcessFailedError, ProcessStateError):
+            record = table.get(pid)  # its host may have evicted it at this very moment
+            if record.state is not State.SUSPENDED:
+                raise
+    if record.state is State.SUSPENDED:
+        stored = Checkpoints(home.checkpoints).latest(pid)
+        if stored is not None:
+            with stored:
+                return stored.digest
+    raise ProcessStateError(f"process {pid} is {record.state}: there is nothing to store", "Try: sojourn ps")
 
 
 def _error(reply: dict[str, str]) -> SojournError:

@@ -16,10 +16,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from sojourn.model.errors import ProcessStateError, SojournError, StoreError
+from sojourn.model.errors import (
+    ContextError,
+    ProcessStateError,
+    SojournError,
+    StoreError,
+    UnknownProcessError,
+)
 from sojourn.model.grants import DirectoryGrant
 from sojourn.model.progress import Progress
 from sojourn.model.states import Ending, State
@@ -27,78 +34,32 @@ from sojourn.store.checkpoints import Saved, Stored
 from sojourn.store.control import ControlReceiver
 from sojourn.store.home import Home
 from sojourn.store.hosts import Hosts
-from sojourn.store.output import STDERR, STDOUT, OutputWriter, cut_output
+from sojourn.store.output import STDERR, STDOUT, OutputWriter, Place, cut_output
 from sojourn.store.records import ProcessRecord
 from sojourn.store.table import ProcessTable
 from sojourn.vm.process.monitor import Launch, ProcessMonitor, RunningProcess
 from sojourn.vm.process.streams import Streams
-from sojourn.vm.process.surroundings import ready
 from sojourn.vm.process.virtual_machine import Usage, VirtualMachine
 from sojourn.vm.process.wasi.outside import Sink, Source
 
 from .asking import answer, reply_path
 from .binding import bind_again
-from .keeping import Keeper, Line
+from .hosted import Away, HostedProcess, NotWaiting, once_recorded
+from .keeping import Keeper
 from .requests import LaunchRequest
 from .secrets import find_secret
 from .status import INTERRUPTED
 from .streams import LoggedSink
 from .tidying import tidy
+from .timers import Timers
+from .watching import Watcher
 
 KEPT_MAX = 1000  # so many ended processes are remembered, with their output
 KEPT_BYTES_MAX = 4 << 30  # and so much output of theirs, or a thousand floods would fill the disk
 IDENTITY_MAX = 1 << 22
-T = TypeVar("T")
+STORE_PAUSE_S = 0.2  # between two checkpoints at least: a program that goes on may first need some code made
+_STORE_SHARE = 5  # and so many times as long as the last one took
 _log = logging.getLogger(__name__)
-
-
-class HostedProcess:
-    """A process of this host. All methods may be called from any thread."""
-
-    def __init__(self, pid: str, request: LaunchRequest, epoch: int = 1) -> None:
-        self.pid = pid
-        self.request = request
-        self.epoch = epoch
-        self.line = Line(pid, request, epoch)
-        self.recorded: Future[None] = Future()  # done once the table says how this life of it ended
-        self._running: RunningProcess | None = None
-        self._killed: str | None = None
-        self._early: list[Callable[[RunningProcess], None]] = []  # asked for before it ran
-        self._lock = threading.Lock()
-
-    def started(self, running: RunningProcess) -> None:
-        with self._lock:
-            self._running = running
-            if self._killed is not None:
-                running.kill(self._killed)
-            early, self._early = self._early, []
-        for ask in early:
-            ask(running)
-
-    def wait(self, timeout_s: float | None = None) -> Ending | None:
-        """How it ended, or None when it has not after ``timeout_s``."""
-        assert self._running is not None  # launch returns it started
-        return self._running.wait(timeout_s)
-
-    def at_rest(self, work: Callable[[VirtualMachine], T], *, stop: bool) -> Future[T]:
-        """Do something while the guest stands still (``RunningProcess.at_rest``), as soon as it runs."""
-        with self._lock:
-            running = self._running
-            if running is None:
-                later: Future[T] = Future()
-                self._early.append(lambda now: _pass_on(now.at_rest(work, stop=stop), later))
-                return later
-        return running.at_rest(work, stop=stop)
-
-    def kill(self, reason: str) -> None:
-        with self._lock:
-            self._killed = self._killed or reason
-            if self._running is not None:
-                self._running.kill(reason)
-
-    def usage(self) -> Usage:
-        assert self._running is not None
-        return self._running.usage()
 
 
 class EmbeddedHost:
@@ -128,9 +89,26 @@ class EmbeddedHost:
         if sum(_log_bytes(folder) for folder in home.processes.iterdir()) > KEPT_BYTES_MAX:
             self._forget(self._table.prune(keep_newest=self._affordable()))
         tidy(home, self._table, self.keeper)
-        self._watcher = _Watcher(self._on_checkpoint)
+        self._watcher = Watcher(self._on_checkpoint)
+        self.timers = Timers()
         self._processes: set[HostedProcess] = set()
         self._lock = threading.Lock()
+
+    @property
+    def host_id(self) -> str:
+        return self._presence.host_id
+
+    @property
+    def table(self) -> ProcessTable:
+        return self._table
+
+    def record(self, pid: str) -> ProcessRecord:
+        """Raises ``UnknownProcessError`` when there is no process of exactly this pid."""
+        return self._table.get(pid)
+
+    def look_for_dead_hosts(self) -> None:
+        """Record what ran in hosts that died."""
+        Hosts(self.home).reap(self._table)
 
     def _affordable(self) -> int:
         """How many of the newest ended processes have output of at most ``KEPT_BYTES_MAX`` together."""
@@ -147,8 +125,19 @@ class EmbeddedHost:
             shutil.rmtree(self.home.processes / pid, ignore_errors=True)
             self.keeper.store.remove(pid)
 
-    def launch(self, request: LaunchRequest, *, stdin: Source, stdout: Sink, stderr: Sink) -> HostedProcess:
+    def launch(
+        self,
+        request: LaunchRequest,
+        *,
+        stdin: Source,
+        stdout: Sink,
+        stderr: Sink,
+        written: Callable[[], object] = lambda: None,
+    ) -> HostedProcess:
         """Begin a process; return when it runs. Getting what is missing here may take a minute.
+
+        Args:
+            written: called whenever it has written something, on its thread.
 
         Raises:
             SojournError: it cannot be started; its record then says why.
@@ -157,7 +146,7 @@ class EmbeddedHost:
         with ExitStack() as undo:
             try:
                 launch = self._launch(process)
-                streams = self._attached(process, (stdin, stdout, stderr), undo)
+                streams = self._attached(process, (stdin, stdout, stderr), written, undo)
                 self._table.transition(process.pid, State.QUEUED, State.FETCHING)
                 self.monitor.prepare(launch)
                 self._table.transition(process.pid, State.FETCHING, State.STARTING)
@@ -168,8 +157,21 @@ class EmbeddedHost:
                 self._end_or_warn(process.pid, _not_started(error), None)
                 raise
 
-    def resume(self, pid: str, *, stdin: Source, stdout: Sink, stderr: Sink) -> HostedProcess:
+    def resume(
+        self,
+        pid: str,
+        *,
+        stdin: Source,
+        stdout: Sink,
+        stderr: Sink,
+        written: Callable[[], object] = lambda: None,
+        away: Away | None = None,
+    ) -> HostedProcess:
         """Go on with a suspended process from its last checkpoint; return when it runs.
+
+        Args:
+            written: called whenever it has written something, on its thread.
+            away: what this host knows of it, if it was here before.
 
         Raises:
             ContextError: it cannot go on here. Nothing of it has run, and it stays suspended.
@@ -177,18 +179,25 @@ class EmbeddedHost:
             ProcessStateError: it is not suspended.
         """
         record = self._table.get(pid)
-        stored = self.keeper.store.latest(pid)
+        if away is not None and away.epoch != record.epoch:
+            away = None  # it has run elsewhere since
+        stored = self._last(pid, away) if record.state is State.SUSPENDED else None
         if record.state is not State.SUSPENDED or stored is None:
             raise ProcessStateError(
                 f"process {pid} is {record.state}, and cannot be resumed",
                 "Try: sojourn ps --all; only suspended processes can be resumed",
             )
-        with stored, ExitStack() as undo:
+        with ExitStack() as undo:
+            undo.callback(stored.close)
             request = self.keeper.request_of(stored.context)
             process = HostedProcess(pid, request, record.epoch + 1)
-            process.line.sequence = stored.context.sequence + 1
-            launch = self._launch(process)
-            self.monitor.prepare(launch, resuming=True)
+            line = process.line
+            line.sequence, line.previous = stored.context.sequence + 1, stored
+            waited_ns = self.keeper.waited_ns(stored.context)
+            if away is not None and away.waiting:
+                waited_ns = time.monotonic_ns() - away.since_ns  # by a clock that nobody sets
+            launch = replace(self._launch(process), waited_ns=waited_ns)
+            self.monitor.prepare(launch, stored.context)
             claimed = self._table.transition(
                 *(pid, State.SUSPENDED, State.RUNNING),
                 of_epoch=record.epoch,
@@ -200,7 +209,10 @@ class EmbeddedHost:
             if claimed is None:
                 raise ProcessStateError(f"process {pid} is being resumed by somebody else", "Try: sojourn ps")
             try:
-                streams = self._attached(process, (stdin, stdout, stderr), undo, stored.context.output_bytes)
+                place = None if away is None else away.place
+                streams = self._attached(
+                    process, (stdin, stdout, stderr), written, undo, stored.context.output_bytes, place
+                )
                 return self._begin(
                     process, undo, lambda ended: self.monitor.resume(launch, stored, streams, ended), None
                 )
@@ -209,6 +221,13 @@ class EmbeddedHost:
                     pid, State.RUNNING, State.SUSPENDED, of_epoch=process.epoch, host_id=None, os_pid=None
                 )
                 raise
+
+    def _last(self, pid: str, away: Away | None) -> Stored | None:
+        """The last checkpoint of a process: the one that we know of, if it is whole."""
+        if away is not None:
+            with suppress(ContextError, UnknownProcessError):
+                return self.keeper.store.load(pid, away.checkpoint)
+        return self.keeper.store.latest(pid)
 
     def adopt(
         self,
@@ -231,6 +250,28 @@ class EmbeddedHost:
             wanted = self.keeper.request_of(stored.context)
             request = bind_again(wanted, path.name, known=known, grants=grants, limits=limits)
             return self._forked(stored, request)
+
+    def fork_running(
+        self, process: HostedProcess, count: int = 1, timeout_s: float | None = None
+    ) -> list[str]:
+        """Make new processes, suspended, that go on where this one is now. It goes on itself, and stands
+        still only until the first of them is stored.
+
+        Raises:
+            CancelledError: this life of it ended first.
+            TimeoutError: it could not be left in time.
+            SojournError: it cannot be stored.
+        """
+        pid = self._table.unused_pid()
+        saved = process.at_rest(lambda machine: self.keeper.save_fork(process.line, machine, pid), stop=False)
+        try:
+            saved.result(timeout_s)
+        except TimeoutError:
+            saved.cancel()
+            saved.add_done_callback(lambda _: self.keeper.store.remove(pid))
+            raise TimeoutError(f"process {process.pid} could not be left in time") from None
+        self._record(process.request, State.SUSPENDED, pid)
+        return [pid, *(self.fork(pid, count - 1) if count > 1 else ())]
 
     def fork(self, pid: str, count: int = 1) -> list[str]:
         """Make new processes, suspended, that go on where the last checkpoint of ``pid`` was made.
@@ -257,8 +298,53 @@ class EmbeddedHost:
     def checkpoint(self, process: HostedProcess, *, stop: bool = False) -> Future[Saved]:
         """Store a running process; ``stop`` leaves it suspended, its memory freed (*evict*). The future is
         done when others can see that: whoever hears of it may resume the process at once."""
-        saved = process.at_rest(lambda machine: self.keeper.save(process.line, machine), stop=stop)
-        return _once_recorded(process, saved) if stop else saved
+        saved = process.at_rest(lambda machine: self.keeper.save(process.line, machine, last=stop), stop=stop)
+        return once_recorded(process, saved) if stop else saved
+
+    def evict_waiting(self, process: HostedProcess) -> Future[Saved]:
+        """As ``checkpoint`` with ``stop``, but only if the guest still waits, for what this host can notice
+        while it is not there: a clock, and sources that say when they have something.
+
+        The future fails with ``NotWaiting`` otherwise; the process then goes on.
+        """
+
+        def save(machine: VirtualMachine) -> Saved:
+            waits = machine.surroundings.waits
+            if waits is None or waits.sinks or not all(hasattr(item, "woken") for item in waits.sources):
+                raise NotWaiting
+            saved = self.keeper.save(process.line, machine, waiting=True, last=True)
+            process.left, process.left_ns = waits, machine.surroundings.monotonic_ns()
+            return saved
+
+        return once_recorded(process, process.at_rest(save, stop=True))
+
+    def store_every(
+        self, process: HostedProcess, every_s: float, failed: Callable[[SojournError], object]
+    ) -> None:
+        """Store a process so often, as long as this life of it lasts; not so often that it would come to
+        nothing else.
+
+        Args:
+            failed: told when it could not be; the next time it is tried again.
+        """
+
+        def store() -> None:
+            if not process.recorded.done():
+                begun_s = time.monotonic()
+                self.checkpoint(process).add_done_callback(lambda saved: done(saved, begun_s))
+
+        def done(saved: Future[Saved], begun_s: float) -> None:
+            error = None if saved.cancelled() else saved.exception()
+            if isinstance(error, SojournError):
+                failed(error)
+            now_s = time.monotonic()
+            again(now_s + max(every_s, STORE_PAUSE_S, _STORE_SHARE * (now_s - begun_s)))
+
+        def again(due_s: float) -> None:
+            if not process.recorded.done():
+                self.timers.add(due_s, store)
+
+        again(time.monotonic() + every_s)
 
     def _on_checkpoint(self, process: HostedProcess, message: dict[str, Any]) -> None:
         """Another operating-system process asks for a checkpoint; the answer goes into a file."""
@@ -305,20 +391,23 @@ class EmbeddedHost:
         self,
         process: HostedProcess,
         streams: tuple[Source, Sink, Sink],
+        written: Callable[[], object],
         undo: ExitStack,
         output_bytes: int | None = None,
+        place: Place | None = None,
     ) -> Streams:
         """The streams of a process, into its log as well, and its ear for requests from elsewhere.
 
         Args:
             output_bytes: how much output the process had written where it goes on; what is in the log beyond
                 that it will write again. The log of a fork, or of one from a file, begins there.
+            place: where its log ends, if that is known.
         """
         folder = self.home.processes / process.pid
         path = _made(folder) / "output"
-        if output_bytes is not None:
+        if output_bytes is not None and place is None:
             cut_output(path, output_bytes)
-        log = undo.enter_context(OutputWriter(path, begin=output_bytes or 0))
+        log = undo.enter_context(OutputWriter(path, begin=output_bytes or 0, place=place, written=written))
         process.line.log = log
         control = ControlReceiver(folder / "control")
         self._watcher.add(control, process)
@@ -343,10 +432,12 @@ class EmbeddedHost:
             with suppress(StoreError):  # a log that cannot be written any more; the ending still can
                 cleanup.close()
             process.line.close()
+            if ending.state is State.SUSPENDED:
+                process.away = self._away(process)
             self._end_or_warn(pid, ending, process.usage())
             with self._lock:
                 self._processes.discard(process)
-            process.recorded.set_result(None)
+            process.recorded.set_result(ending)
 
         try:
             with self._lock:
@@ -362,6 +453,18 @@ class EmbeddedHost:
             self._table.transition(pid, before, State.RUNNING, started_s=time.time(), image=running.image)
         recorded.set()
         return process
+
+    def _away(self, process: HostedProcess) -> Away:
+        assert process.line.log is not None
+        now_ns, left = time.monotonic_ns(), process.left
+        due_s = None
+        if left is not None and left.until_ns is not None:
+            due_s = (now_ns + left.until_ns - process.left_ns) / 1e9
+        reads = left is None or bool(left.sources)
+        return Away(
+            *(process.epoch, left is not None, reads, now_ns, due_s),
+            *(process.line.log.place, process.line.last),
+        )
 
     def _end_or_warn(self, pid: str, ending: Ending, usage: Usage | None) -> None:
         """Record the end. When that cannot be (a full disk), the process counts as lost once we are gone."""
@@ -408,6 +511,7 @@ class EmbeddedHost:
             process.kill("its host is closing")
         for process in left:
             process.wait(10)
+        self.timers.close()
         self._watcher.close()
         self._presence.close()
         self._table.close()
@@ -427,34 +531,6 @@ def _not_started(error: BaseException) -> Ending:
     return Ending(State.FAILED, reason=reason.partition("\n")[0])
 
 
-def _pass_on(inner: Future[T], outer: Future[T]) -> None:
-    """Let ``outer`` become what ``inner`` becomes."""
-
-    def done(inner: Future[T]) -> None:
-        if inner.cancelled():
-            outer.cancel()
-        elif (error := inner.exception()) is not None:
-            outer.set_exception(error)
-        else:
-            outer.set_result(inner.result())
-
-    inner.add_done_callback(done)
-
-
-def _once_recorded(process: HostedProcess, saved: Future[Saved]) -> Future[Saved]:
-    """What ``saved`` becomes; if that is a checkpoint, not before the process is recorded as suspended."""
-    outer: Future[Saved] = Future()
-
-    def done(saved: Future[Saved]) -> None:
-        if saved.cancelled() or saved.exception() is not None:
-            _pass_on(saved, outer)
-        else:
-            process.recorded.add_done_callback(lambda _: _pass_on(saved, outer))
-
-    saved.add_done_callback(done)
-    return outer
-
-
 def _log_bytes(folder: Path) -> int:
     try:
         return (folder / "output").stat().st_size
@@ -465,64 +541,3 @@ def _log_bytes(folder: Path) -> int:
 def _made(folder: Path) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
-
-
-class _Watcher:
-    """One thread that reads the control FIFOs of all processes of this host."""
-
-    def __init__(self, checkpoint: Callable[[HostedProcess, dict[str, Any]], None]) -> None:
-        self._checkpoint = checkpoint
-        self._receivers: dict[ControlReceiver, HostedProcess] = {}
-        self._lock = threading.Lock()
-        self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._closed = False
-        self._thread: threading.Thread | None = None
-
-    def add(self, receiver: ControlReceiver, process: HostedProcess) -> None:
-        with self._lock:
-            self._receivers[receiver] = process
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="sojourn-control", daemon=True)
-                self._thread.start()
-        self._wake()
-
-    def remove(self, receiver: ControlReceiver) -> None:
-        with self._lock:
-            self._receivers.pop(receiver, None)
-            receiver.close()
-        self._wake()
-
-    def _wake(self) -> None:
-        with suppress(BlockingIOError, OSError):
-            os.write(self._wake_out, b"\0")
-
-    def _watch(self) -> None:
-        while not self._closed:
-            with self._lock:
-                numbers = {receiver.fileno() for receiver in self._receivers} - {-1}
-            found = ready([self._wake_in, *numbers], None)
-            if self._wake_in in found:
-                os.read(self._wake_in, 4096)
-            self._handle(found)
-
-    def _handle(self, ready: set[int]) -> None:
-        with self._lock:
-            messages = [
-                (process, message)
-                for receiver, process in self._receivers.items()
-                if receiver.fileno() in ready
-                for message in receiver.receive_nowait()
-            ]
-        for process, message in messages:
-            if message.get("request") == "kill":
-                process.kill(str(message.get("reason", "killed"))[:200])
-            elif message.get("request") == "checkpoint":
-                self._checkpoint(process, message)
-
-    def close(self) -> None:
-        self._closed = True
-        self._wake()
-        if self._thread is not None:
-            self._thread.join()
-        os.close(self._wake_in)
-        os.close(self._wake_out)

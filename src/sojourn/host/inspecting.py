@@ -184,7 +184,7 @@ class _Inspection:
     def _base(self, base: Base) -> Callable[[int, int], bytes | memoryview] | None:
         """Reads what a memory was set up from, when that is here."""
         if base.kind is BaseKind.IMAGE:
-            image = ImageStore(self._home).find(base.digest)
+            image = ImageStore(self._home).find_content(base.digest)
             if image is None or image.info.bytes != base.size_bytes:
                 return None
             view = image.view()

@@ -7,6 +7,7 @@ another operating-system process. A file that travels holds the program as well.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -36,6 +37,7 @@ _PROGRAM, _HOST = "program", "host"
 _NAME_MAX = 4096
 _PROGRAMS_LOCK = "programs"
 _PROGRAM_FILE = re.compile(r"sha256-[0-9a-f]{64}\.sojourn")
+_BUNDLES_MAX = 8
 _FILE_NAME = re.compile(r"[^0-9a-z]")
 
 
@@ -47,6 +49,7 @@ class Line:
         epoch: of its owner.
         sequence: of the next checkpoint.
         previous: the last one, open, whose chunks the next one shares.
+        last: the digest of the last one.
         log: where its output is recorded.
         program_kept: whether its program lies beside its checkpoints.
     """
@@ -56,6 +59,7 @@ class Line:
     epoch: int
     sequence: int = 0
     previous: Stored | None = None
+    last: str = ""
     log: OutputWriter | None = None
     program_kept: bool = False
 
@@ -72,15 +76,58 @@ class Keeper:
         self._home = home
         self.store = Checkpoints(home.checkpoints)
         self.origins = Origins()
+        self._bundles: dict[str, Bundle] = {}
+        self._lock = threading.Lock()
 
-    def save(self, line: Line, machine: VirtualMachine, *, durable: bool = False) -> Saved:
+    def save(
+        self,
+        line: Line,
+        machine: VirtualMachine,
+        *,
+        durable: bool = False,
+        waiting: bool = False,
+        last: bool = False,
+    ) -> Saved:
         """Store a machine at rest.
+
+        Args:
+            waiting: its guest waits for something, and would go on waiting if it could: while it lies in the
+                store its monotonic clock goes on.
+            last: of this life, so that no other will share its chunks.
 
         Raises:
             ContextError: this process cannot be stored.
             StoreError: the disk is full, read-only or not ours to write; nothing is left behind.
         """
-        request = line.request
+        context, views = self._taken(line, machine, line.pid, waiting=waiting)
+        before = line.previous
+        saved = self.store.save(context, views, previous=before, durable=durable)
+        line.last = saved.digest
+        line.sequence += 1
+        if before is not None:
+            # The one before stays as well: a power cut may take the newest.
+            named = {*saved.context.packs, *before.context.packs}
+            self.store.prune(line.pid, keep=(saved.digest, before.digest), packs=named)
+        if not last:
+            line.previous = self.store.load(line.pid, saved.digest)
+            if before is not None:
+                before.close()
+        return saved
+
+    def save_fork(self, line: Line, machine: VirtualMachine, pid: str) -> Saved:
+        """Store a machine at rest as a new process, which nothing but the store knows yet.
+
+        Raises:
+            ContextError, StoreError: as ``save``.
+        """
+        context, views = self._taken(line, machine, pid)
+        return self.store.save(context, views, previous=line.previous)
+
+    def _taken(
+        self, line: Line, machine: VirtualMachine, pid: str, *, waiting: bool = False
+    ) -> tuple[Context, tuple[memoryview, ...]]:
+        """What a machine at rest is, as the process itself or as a new one that goes on from there."""
+        request, is_fork = line.request, pid != line.pid
         if request.secrets:
             names = ", ".join(grant.name for grant in request.secrets)
             raise ContextError(
@@ -94,10 +141,10 @@ class Keeper:
             snapshot,
             program=request.program.digest,
             runtime=_runtime(request),
-            pid=line.pid,
+            pid=pid,
             created_ns=time.time_ns(),
-            epoch=line.epoch,
-            sequence=line.sequence,
+            epoch=1 if is_fork else line.epoch,
+            sequence=0 if is_fork else line.sequence,
             parent=line.previous.digest if line.previous is not None else None,
             grants=request.grants(),
             limits=request.limits.to_dict(),
@@ -107,18 +154,12 @@ class Keeper:
             "args": list(request.args),
             "use_image": request.use_image,
             "priority": str(request.priority),
+            "waiting": waiting,
         }
         if not line.program_kept:
             self.keep_program(request)
             line.program_kept = True
-        saved = self.store.save(context, snapshot.views, previous=line.previous, durable=durable)
-        before, line.previous = line.previous, self.store.load(line.pid, saved.digest)
-        line.sequence += 1
-        if before is not None:
-            # The one before stays as well: a power cut may take the newest.
-            self.store.prune(line.pid, keep=(saved.digest, before.digest))
-            before.close()
-        return saved
+        return context, snapshot.views
 
     def keep_program(self, request: LaunchRequest) -> None:
         """Keep the program of a process that has a record, for as long as it has not ended.
@@ -164,8 +205,9 @@ class Keeper:
         Raises:
             StoreError: as ``save``.
         """
+        context = stored.context
         forked = replace(
-            stored.context,
+            context,
             pid=pid,
             epoch=1,
             sequence=0,
@@ -173,8 +215,15 @@ class Keeper:
             created_ns=time.time_ns(),
             grants=request.grants(),
             limits=request.limits.to_dict(),
+            system={**context.system, _HOST: {**_host_part(context), "waiting": False}},
         )
         return self.store.save(forked, previous=stored)
+
+    def waited_ns(self, context: Context) -> int:
+        """How long a process has waited in the store, if it was stored because it waits."""
+        if _host_part(context).get("waiting") is not True:
+            return 0
+        return max(0, time.time_ns() - context.realtime_ns)
 
     def request_of(self, context: Context) -> LaunchRequest:
         """What a process was started with, to bind its grants again.
@@ -183,9 +232,9 @@ class Keeper:
             ContextError: the context does not say, or its program is not here.
             GrantError: a grant in it is none.
         """
-        bundle = self.program_of(context)
-        host = context.system.get(_HOST)
-        if not isinstance(host, dict) or not isinstance(host.get("args"), list):
+        bundle = self._bundle_of(context)
+        host = _host_part(context)
+        if not isinstance(host.get("args"), list):
             raise ContextError("it does not say what was started")
         grants = [grant_from_dict(grant) for grant in context.grants]
         return LaunchRequest(
@@ -200,6 +249,17 @@ class Keeper:
             bool(host.get("use_image", True)),
             _priority(host.get("priority")),
         )
+
+    def _bundle_of(self, context: Context) -> Bundle:
+        """As ``program_of``; the last few that were asked for stay in memory."""
+        if _PROGRAM in context.system:
+            return self.program_of(context)
+        with self._lock:
+            found = self._bundles.pop(context.program, None) or self.program_of(context)
+            self._bundles[context.program] = found  # the last used comes last
+            while len(self._bundles) > _BUNDLES_MAX:
+                del self._bundles[next(iter(self._bundles))]
+        return found
 
     def program_of(self, context: Context) -> Bundle:
         """The program of a context: from the file that travels with it, or kept here.
@@ -249,7 +309,7 @@ class Keeper:
         found = {}
         for base in (memory.base for memory in context.memories):
             if base.kind is BaseKind.IMAGE:
-                image = images.find(base.digest)
+                image = images.find_content(base.digest)
                 if image is None:
                     raise ContextError(f"the image {base.digest[:12]} that it was started from is not here")
                 found[base.digest] = image.view()
@@ -259,6 +319,12 @@ class Keeper:
 def _priority(text: object) -> Priority:
     """What a context says; one of an earlier version, or one that nobody knows here, is normal."""
     return next((priority for priority in Priority if priority == text), Priority.NORMAL)
+
+
+def _host_part(context: Context) -> dict[str, Any]:
+    """What the host that wrote it keeps for the one that goes on with it."""
+    found = context.system.get(_HOST)
+    return found if isinstance(found, dict) else {}
 
 
 def _runtime(request: LaunchRequest) -> str:

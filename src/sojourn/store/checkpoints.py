@@ -294,8 +294,11 @@ class Checkpoints:
 
     # removing
 
-    def prune(self, pid: str, keep: Collection[str] = ()) -> list[str]:
+    def prune(self, pid: str, keep: Collection[str] = (), packs: Collection[str] | None = None) -> list[str]:
         """Remove the checkpoints of a process but those in ``keep``, and the packs that no other names.
+
+        Args:
+            packs: what those in ``keep`` name, for who knows that: they need not be read then.
 
         Returns:
             The digests of those that were removed.
@@ -306,15 +309,15 @@ class Checkpoints:
                 if path.stem not in keep:
                     path.unlink(missing_ok=True)
                     removed.append(path.stem)
-            self._drop_packs(folder)
+            self._drop_packs(folder, packs)
             remove_stale(folder, _STALE_S)
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only when nothing is left
         return removed
 
-    def _drop_packs(self, folder: Path) -> None:
-        named: set[str] = set()
-        for path in contexts_in(folder):
+    def _drop_packs(self, folder: Path, known: Collection[str] | None) -> None:
+        named: set[str] = set(known or ())
+        for path in contexts_in(folder) if known is None else ():
             try:
                 named |= set(decode_file(path)[0].context.packs)
             except ContextError:

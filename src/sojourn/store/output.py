@@ -57,11 +57,22 @@ class Output:
         return self.offset + len(self.data)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A place between two frames of a log: bytes before it in the file, and bytes of output before it."""
+
+    position: int = 0
+    offset: int = 0
+
+
 class OutputWriter:
     """Adds to the log at ``path``, made when it is not there. One writer at a time; safe for its threads.
 
     Args:
         begin: the offset of what is written next, if the log ends before; what lies between is missing.
+        place: where it ends, if that is known: the log need not be read then. Believed only if the file ends
+            there.
+        written: called after each ``write``, on the writer's thread; what it reads may need a ``flush``.
 
     Raises:
         StoreError: (any method) the disk is full, read-only or not ours to write.
@@ -74,10 +85,13 @@ class OutputWriter:
         begin: int = 0,
         now_ns: Callable[[], int] = time.time_ns,
         linger_s: float = LINGER_S,
+        place: Place | None = None,
+        written: Callable[[], object] = lambda: None,
     ) -> None:
         self._path = path
         self._now_ns = now_ns
         self._linger_s = linger_s
+        self._written = written
         self._lock = threading.Lock()
         self._pending = bytearray()
         self._timer: threading.Timer | None = None
@@ -87,9 +101,12 @@ class OutputWriter:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(path, flags, 0o600)
             try:
-                self._end, end_offset = _whole(path)
+                if place is not None and os.fstat(self._fd).st_size == place.position:
+                    self._end, end_offset = place.position, place.offset
+                else:
+                    self._end, end_offset = _whole(path)
+                    os.ftruncate(self._fd, self._end)
                 self._offset = max(begin, end_offset)
-                os.ftruncate(self._fd, self._end)
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -99,6 +116,11 @@ class OutputWriter:
     def offset(self) -> int:
         """Bytes of output so far, those that wait included."""
         return self._offset
+
+    @property
+    def place(self) -> Place:
+        """Where the log ends; take it after ``flush`` or ``close``."""
+        return Place(self._end, self._frame_offset)
 
     def write(self, stream: int, data: bytes | bytearray | memoryview) -> None:
         """Add output. It is in the file within ``linger_s`` seconds, or after ``flush``."""
@@ -115,6 +137,7 @@ class OutputWriter:
                 self._timer = threading.Timer(self._linger_s, self._put_later)
                 self._timer.daemon = True
                 self._timer.start()
+        self._written()
 
     def flush(self) -> None:
         """Put everything into the file, where readers see it."""
@@ -201,6 +224,37 @@ def read_output(path: Path, start: int = 0) -> Iterator[Output]:
         yield from reader.available()
 
 
+class Cursor:
+    """A place in a log, from where on somebody reads. Holds nothing open between two readings.
+
+    A process that went on from a checkpoint may have cut off what was read already. What it writes until it
+    comes there again is the same, and is passed over.
+    """
+
+    __slots__ = ("_path", "_place", "_seen")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._place = Place()
+        self._seen = 0
+
+    def read(self) -> list[Output]:
+        """What is new, as far as it is in whole frames."""
+        with contextlib.closing(_Reader(self._path, self._seen)) as reader:
+            size = reader.size()
+            if size >= self._place.position:
+                reader.position, reader.offset = self._place.position, self._place.offset
+            found = list(reader.available())
+            is_here = bool(found) and found[0].offset == self._seen
+            if not is_here and size > self._place.position > 0:  # no frame of ours begins there any more
+                reader.rewind(self._seen)
+                found = list(reader.available())
+            self._place = Place(reader.position, reader.offset)
+        if found:
+            self._seen = found[-1].next_offset
+        return found
+
+
 def follow_output(
     path: Path, start: int, ended: Callable[[], bool], wait: Callable[[], object]
 ) -> Iterator[Output]:
@@ -257,6 +311,16 @@ class _Reader:
     def close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
+
+    def rewind(self, start: int) -> None:
+        """Begin again, to give what comes from offset ``start`` on."""
+        self._wanted = start
+        self.position = self.offset = 0
+
+    def size(self) -> int:
+        """How long the file is now; 0 when there is none."""
+        fd = self._open()
+        return 0 if fd is None else os.fstat(fd).st_size
 
     def available(self) -> Iterator[Output]:
         self._look_back()

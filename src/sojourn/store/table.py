@@ -12,10 +12,11 @@ import difflib
 import json
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class ProcessTable:
         """
         path = home.database
         with translated(path):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            _make(path)
         with _typed_errors(path):
             connection = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -243,6 +244,15 @@ class ProcessTable:
         near = difflib.get_close_matches(pid.lower(), pids, NEAR_MATCHES_MAX, 0.5)
         hint = f"Did you mean: {', '.join(near)}" if near else "Try: sojourn ps --all"
         return UnknownProcessError(f"there is no process {pid!r}", hint)
+
+
+def _make(path: Path) -> None:
+    """Make the file, if there is none. It is never opened for that: whoever closes a descriptor of it takes
+    away the locks that all connections of this OS process have on it."""
+    with suppress(FileExistsError):
+        os.mknod(path, stat.S_IFREG | 0o600)
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise StoreError(f"{path} is no file", _aside(path))
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -63,6 +63,13 @@ class ImageInfo:
     created_s: float
     last_used_s: float = 0.0
 
+    @property
+    def content(self) -> str:
+        """Names what is in it, unlike ``digest``: an image that is made again of the same things is another
+        one, with other objects at other places, and what was stored over the first is nothing over it."""
+        made = [self.digest, self.bytes, self.enter, self.monotonic_ns, self.created_s]
+        return hashlib.sha256(json.dumps(made).encode()).hexdigest()
+
 
 class Image:
     """An image opened, to be mapped by every process that starts from it.
@@ -112,6 +119,18 @@ class ImageStore:
                 if image is not None:
                     self._open[digest] = image
         return image
+
+    def find_content(self, content: str) -> Image | None:
+        """The image with that ``ImageInfo.content``, opened, or None when it is not here any more."""
+        with self._lock:
+            here = [image for image in self._open.values() if image.info.content == content]
+        if here:
+            return here[0]
+        for info in self.all():
+            if info.content == content:
+                found = self.find(info.digest)
+                return found if found is not None and found.info.content == content else None
+        return None
 
     def _load(self, digest: str) -> Image | None:
         folder = self._home.images / digest

@@ -49,6 +49,7 @@ class Launch:
         use_image: False starts the interpreter cold.
         identity: what the guest takes for its process number.
         priority: its share of the processors.
+        waited_ns: how long it lay evicted while it waited; only for one that goes on.
     """
 
     program: Program
@@ -60,6 +61,7 @@ class Launch:
     use_image: bool = True
     identity: int = 1
     priority: Priority = Priority.NORMAL
+    waited_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,12 @@ class RunningProcess:
         with self._lock:
             if self._ending is None:
                 self._machine.surroundings.wake()
+
+    def when_idle(self, after_s: float, call: Callable[[], object]) -> None:
+        """Have ``call`` called, on the guest's thread, whenever it has waited ``after_s`` in one call."""
+        with self._lock:
+            if self._ending is None:
+                self._machine.surroundings.when_idle(after_s, call)
 
     def at_rest(self, work: Callable[[VirtualMachine], T], *, stop: bool) -> Future[T]:
         """Have the guest left in the middle, and do ``work`` on its machine while it stands still.
@@ -204,18 +212,17 @@ class ProcessMonitor:
                 self._python = PythonRuntime(self._home, self._modules, self._progress)
             return self._python
 
-    def prepare(self, launch: Launch, *, resuming: bool = False) -> None:
-        """Get what is missing on this host.
-
-        Args:
-            resuming: for ``resume``: no image is made, for the context names its own if it has one.
+    def prepare(self, launch: Launch, context: Context | None = None) -> None:
+        """Get what is missing on this host, for a start or to go on with ``context``.
 
         Raises:
             ModuleError, RuntimeUnavailableError: it cannot be had.
+            ContextError: the image that the context was made over is not here.
         """
         if launch.program.entry.kind == "wasm":
             self._command(launch)
-        elif resuming:
+        elif context is not None:
+            self._image_of(self.python(), context)
             self.python().expect(launch.program.imports)
         else:
             self._image(launch)
@@ -275,6 +282,7 @@ class ProcessMonitor:
             )
         try:
             put(machine, stored, None if image is None else image.view(), launch.identity)
+            machine.surroundings.let_pass(launch.waited_ns)
         except BaseException:
             machine.close()
             raise

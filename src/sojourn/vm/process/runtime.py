@@ -170,9 +170,9 @@ class PythonRuntime:
             self._module.parts.rest()
             completing.begin(self._home)
 
-    def find_image(self, digest: str) -> Image | None:
-        """The image of that digest, if it is here."""
-        return self._images.find(digest)
+    def find_image(self, content: str) -> Image | None:
+        """The image of that ``ImageInfo.content``, if it is here."""
+        return self._images.find_content(content)
 
     def _build(self, digest: str, imports: tuple[str, ...], required: Sequence[str]) -> Image:
         what = (
@@ -243,7 +243,7 @@ class PythonRuntime:
                 machine.instance.map_memory(image.descriptor, image.info.bytes)
                 for name, bits in image.info.globals.items():
                     machine.instance.write_global(name, bits)
-                base = Base(BaseKind.IMAGE, image.info.digest, image.info.bytes)
+                base = Base(BaseKind.IMAGE, image.info.content, image.info.bytes)
                 machine.origin = fresh_origin(machine.instance, base, image.view())
                 machine.ledger = image.info.ledger
                 if context is None:  # of one that goes on, this memory is not yet what it was

@@ -4,6 +4,9 @@ The guest's monotonic clock starts where its image stopped or its process was le
 backwards. It stands still with the process, as do the processor time and the wall time that its limits count:
 the time that a process lies somewhere is not its own. The real-time clock is the host's. Waiting ends early
 when the process is to be stopped, whoever asks and from whatever thread.
+
+Who waits long in one call can be evicted by its host, as it were behind its back: then only the clocks of the
+limits stand still, and the guest's monotonic clock shows that it waited (``let_pass``).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .wasi.checking import fields, number
@@ -23,6 +27,20 @@ _FOREVER_S = 1 << 20
 _SHORT_S = 0.001
 _CLOCKS = ("monotonic_ns", "wall_ns", "cpu_ns")
 _TIME_MAX_NS = 1 << 62
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What a guest waits for.
+
+    Attributes:
+        until_ns: by its monotonic clock; None: for a stream only.
+        sources, sinks: the streams.
+    """
+
+    until_ns: int | None
+    sources: tuple[Source, ...]
+    sinks: tuple[Sink, ...]
 
 
 class Share(Protocol):
@@ -90,6 +108,8 @@ class Surroundings:
         self._cpu_begun_ns = 0
         self._leaving = False
         self.share: Share = Alone()
+        self._idle: tuple[float, Callable[[], object]] | None = None
+        self.waits: Waiting | None = None  # set while it waits, and when it was left in the middle of that
 
     def realtime_ns(self) -> int:
         return time.time_ns()
@@ -153,6 +173,8 @@ class Surroundings:
             LimitReached: its wall time is over.
             Leave: the process is to stand still.
         """
+        until_ns = None if timeout_ns is None else self.monotonic_ns() + timeout_ns
+        self.waits = Waiting(until_ns, tuple(sources), tuple(sinks))
         left_s = self._patience_s()
         timeout_s = left_s if timeout_ns is None else min(left_s, timeout_ns / 1e9)
         waited = [self._wake_in, *(fd for fd in map(_descriptor, sources) if fd is not None)]
@@ -161,11 +183,17 @@ class Surroundings:
         if timeout_s < _SHORT_S:  # finer than the poll below can wait
             time.sleep(timeout_s)
             timeout_s = 0.0
-        if self._wake_in in ready(waited, timeout_s, writers=room):
+        idle = self._idle
+        is_long = idle is not None and idle[0] < timeout_s
+        found = ready(waited, idle[0] if idle is not None and is_long else timeout_s, writers=room)
+        if self._wake_in in found:
             os.read(self._wake_in, 4096)
+        elif idle is not None and is_long and not found:
+            idle[1]()  # whoever waits calls again
         if shared:
             self.share.unpause(self._patience_s)
         self._patience_s()
+        self.waits = None
 
     def _patience_s(self) -> float:
         """How long the guest may still wait; raises what ``wait`` does."""
@@ -177,6 +205,16 @@ class Surroundings:
     def left_s(self) -> float:
         """What is left of its wall time, in seconds."""
         return max(0.0, (self._wall_ns_max - self.wall_ns()) / 1e9)
+
+    def when_idle(self, after_s: float, call: Callable[[], object]) -> None:
+        """Have ``call`` called, on the guest's thread, whenever it has waited ``after_s`` in one call."""
+        self._idle = after_s, call
+        self.wake()  # a wait that is going on knows nothing of it
+
+    def let_pass(self, passed_ns: int) -> None:
+        """So much time went by for the guest, but not for its limits, before it goes on here."""
+        base, wall, begun = self._clock
+        self._clock = base + min(max(0, passed_ns), _TIME_MAX_NS - base), wall, begun
 
     def wake(self) -> None:
         """End a wait that is going on, or the next one: a source of ours has something."""
@@ -203,6 +241,7 @@ class Surroundings:
     def stay(self) -> None:
         """The guest goes on: waits are waits again, and the clocks run."""
         self._leaving = False
+        self.waits = None
         base, wall, begun = self._clock
         if begun is None:
             self._clock = base, wall, time.monotonic_ns()
