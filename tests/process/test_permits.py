@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,46 @@ def test_a_wait_that_is_given_up_leaves_no_trace() -> None:
     assert not two.give()
     assert three.give()
     assert shared._turns.holders == 0
+
+
+def test_who_lost_its_permit_is_asked_to_go_as_soon_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on without one when its call is over: it must not do so for ever."""
+    monkeypatch.setattr(permits, "STUCK_NS", 0)
+    shared = Permits(1)
+    turn, go, has = shared.turn(), threading.Event(), threading.Event()
+
+    def sleeps() -> None:
+        turn.enter_thread()
+        turn.take(lambda: 60.0)
+        has.set()
+        go.wait(60)
+
+    sleeper = threading.Thread(target=sleeps)
+    sleeper.start()
+    assert has.wait(60)
+    other = shared.turn()
+    other.enter_thread()
+    got = threading.Event()
+    waiter = threading.Thread(target=lambda: (other.take(lambda: 60.0), got.set()))
+    waiter.start()
+    deadline_s = time.monotonic() + 60
+    while not got.is_set():
+        assert not turn.is_over(lambda: False)  # it cannot go now
+        assert time.monotonic() < deadline_s
+    third = shared.turn()
+    third.enter_thread()
+    last = threading.Thread(target=lambda: third.take(lambda: 60.0))
+    last.start()
+    while not shared.waiting():
+        assert time.monotonic() < deadline_s
+    assert turn.is_over(lambda: True)
+    assert not turn.give()
+    assert not turn.is_over(lambda: True)  # it has been back
+    other.give()
+    go.set()
+    for thread in (sleeper, waiter, last):
+        thread.join(60)
+    third.give()
 
 
 def test_a_ring_has_the_waiter_asked_again() -> None:

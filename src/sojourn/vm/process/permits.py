@@ -25,7 +25,7 @@ from queue import Empty, SimpleQueue
 from .turns import Member, Turns
 
 NORMAL_WEIGHT = 4
-STUCK_NS = 50_000_000
+STUCK_NS = 200_000_000
 _NICE_STEP = 1.25  # Linux: how much a step of niceness is worth
 _LOOK_MIN_S = 0.0005
 _GROUPS = Path("/proc/self/cgroup")
@@ -59,6 +59,7 @@ class Turn(Member):
         self._clock: int | None = None
         self._thread = 0  # the system's number of it
         self._bell: SimpleQueue[bool] = SimpleQueue()  # True: it has a permit
+        self._lost = False  # whether its permit was taken away, and it has not been back since
         self._seen = (0, 0)  # since when it has used how much, while others wait
 
     def enter_thread(self) -> None:
@@ -114,6 +115,7 @@ class Turn(Member):
         """Give up the permit, if any, under the lock."""
         turns = self._permits._turns
         held = turns.holds(self)
+        self._lost = False
         if held:
             granted = turns.release(self)
             if granted is not None:
@@ -137,13 +139,15 @@ class Turn(Member):
         if not turns.waiting:
             return False
         with self._permits._lock:
+            if self._lost:
+                return leavable()
             if not turns.holds(self):
                 return False
-            goes = leavable()
             if self._is_stuck():
                 self._hand_on()
-                return goes
-            return goes and turns.is_over(self)
+                self._lost = True
+                return leavable()
+            return leavable() and turns.is_over(self)
 
     def _is_stuck(self) -> bool:
         now_ns, used_ns = time.monotonic_ns(), self.used_ns()
