@@ -6,11 +6,14 @@ from random import Random
 from typing import Any
 
 import pytest
+import wasmtime
 
 from sojourn.wasm import base, peel
+from sojourn.wasm.additions import before_indirect
 from sojourn.wasm.analysis import Analysis
 from sojourn.wasm.base import analysis_of, make_resumable
 from sojourn.wasm.binary import Module
+from sojourn.wasm.callgraph import table_entries
 from sojourn.wasm.index_spaces import IndexSpaces
 from sojourn.wasm.parts import make_part
 
@@ -115,7 +118,7 @@ def test_parts_have_continuations_too(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_frames_and_twins_do_not_depend_on_the_split(name: str) -> None:
+def test_frames_do_not_depend_on_the_split(name: str) -> None:
     """What was left in a split module goes on in the whole one, and the other way round."""
     text, calls = CASES[name]
     if "table.set" in text:
@@ -137,8 +140,9 @@ def test_frames_and_twins_do_not_depend_on_the_split(name: str) -> None:
         life.request(True)
         result = enter(life.store)
     assert result == expected
-    for function, site in split.compiled.keys() & whole.compiled.keys():
-        assert split.twins.make(function, site) == whole.twins.make(function, site)
+    if not before_indirect(split.spaces, split.resumable.additions):
+        for function, site in split.compiled.keys() & whole.compiled.keys():
+            assert split.twins.make(function, site) == whole.twins.make(function, site)
 
 
 def test_an_import_called_in_a_part_suspends_there() -> None:
@@ -165,7 +169,7 @@ def test_an_import_called_in_a_part_suspends_there() -> None:
 
 def test_only_functions_that_are_reached_from_outside_have_stubs() -> None:
     code = wat(
-        """(module (table 1 funcref) (elem (i32.const 0) $taken)
+        """(module (table (export "t") 1 funcref) (elem (i32.const 0) $taken)
         (func $taken) (func $inner) (func $own (call $inner)) (func $other (call $own))
         (func (export "f") (call $other)))"""
     )
@@ -241,3 +245,91 @@ def test_the_analysis_of_another_module_is_refused() -> None:
     one, other = wat("(module (func))"), wat("(module (func) (func))")
     with pytest.raises(ValueError, match="another module"):
         make_resumable(one, analysis=analysis_of(other))
+
+
+TABLE = """(module (type $t (func (param i32) (result i32))) (table {table}) {elements}
+    (func $a (type $t) (i32.add (local.get 0) (i32.const 1)))
+    (func $b (type $t) (loop) (call_indirect (type $t) (i32.mul (local.get 0) (i32.const 2)) (i32.const 2)))
+    (func $c (type $t) (return_call_indirect (type $t) (i32.add (local.get 0) (i32.const 3)) (i32.const 1)))
+    (func $d (param i32) (result f64) (f64.const 4))
+    (func $never (result i32) (i32.const 5)) {more}
+    (func (export "f") (param i32) (result i32)
+      (i32.add (call_indirect (type $t) (local.get 0) (i32.const 3))
+        (i32.trunc_f64_s (call_indirect (param i32) (result f64) (local.get 0) (i32.const 4))))))"""
+IN_ORDER = "(elem (i32.const 1) $a $b $c $d $never)"
+
+
+def test_functions_behind_a_table_that_never_changes_share_a_stub_for_each_type() -> None:
+    code = wat(TABLE.format(table="6 funcref", elements=IN_ORDER, more=""))
+    for deferred in ([[0, 1, 2, 3, 4]], [[0], [1], [2], [3], [4]], [[1, 3], [4]], [[2, 0], [3, 4]]):
+        program = Program(make_resumable(code, deferred=deferred))
+        plan, deferred_functions = program.resumable.plan, {index for part in deferred for index in part}
+        assert plan is not None
+        assert plan.stubs == ()
+        assert plan.entries == tuple((index + 1, index) for index in sorted(deferred_functions))
+        for every in (False, True):
+            assert program.run("f", 5, every=every) == 13
+        assert program.loads
+        if [4] in deferred:  # nothing calls it, and it has the place of a function of its type
+            assert plan.part_of_function(4) not in program.parts
+        for entry, function in plan.entries:
+            assert plan.part_of_slot(plan.slots_count + entry) == plan.part_of_function(function)
+        for slot in (plan.slots_count, plan.slots_count + 6):
+            with pytest.raises(IndexError, match="slot"):
+                plan.part_of_slot(slot)
+
+
+def test_a_call_through_a_shared_stub_is_checked_as_any() -> None:
+    text = TABLE.format(table="6 funcref", elements=IN_ORDER, more="").replace(
+        "(i32.const 4))))))", "(i32.const 5))))))"
+    )
+    for deferred in ([[0, 1, 2, 3, 4]], []):
+        program = Program(make_resumable(wat(text), deferred=deferred))
+        with pytest.raises(wasmtime.Trap, match="indirect call type mismatch"):
+            program.run("f", 5, every=False)
+
+
+@pytest.mark.parametrize(
+    ("table", "elements", "more"),
+    [
+        (
+            "6 funcref",
+            "(elem (i32.const 1) funcref (ref.func $a) (ref.func $b) (ref.func $c) (ref.func $d))",
+            "",
+        ),
+        ("6 funcref", IN_ORDER + "(elem func $a)", ""),
+        ('(export "t") 6 funcref', IN_ORDER, ""),
+        (
+            "6 funcref",
+            "(global $at i32 (i32.const 1))" + IN_ORDER.replace("i32.const 1", "global.get $at"),
+            "",
+        ),
+        ("6 funcref", IN_ORDER, "(table 1 funcref)"),
+        ("6 funcref", IN_ORDER, "(func (table.set 0 (i32.const 0) (ref.null func)))"),
+    ],
+)
+def test_other_tables_have_a_stub_for_each_function(table: str, elements: str, more: str) -> None:
+    code = wat(TABLE.format(table=table, elements=elements, more=more))
+    program = Program(make_resumable(code, deferred=[[0, 2], [1, 3]]))
+    plan = program.resumable.plan
+    assert plan is not None
+    assert plan.entries == ()
+    assert plan.stubs == (0, 1, 2, 3)
+    assert program.run("f", 5, every="table.set" not in more) == 13
+
+
+def test_of_entries_that_are_written_twice_the_last_counts() -> None:
+    again = IN_ORDER.replace("$a $b $c $d $never", "$c $c $c") + IN_ORDER + "(elem (i32.const 5) $d)"
+    code = wat(TABLE.format(table="6 funcref", elements=again, more=""))
+    program = Program(make_resumable(code, deferred=[[0, 1], [2], [3, 4]]))
+    assert program.resumable.plan is not None
+    assert program.resumable.plan.entries == ((1, 0), (2, 1), (3, 2), (4, 3), (5, 3))
+    assert program.run("f", 5) == 13
+
+
+@pytest.mark.parametrize("target", [0, 63, 64, 127, 128, 70_000])
+def test_entries_of_a_table_are_read(target: int) -> None:
+    code = wat(f"(module (table {target + 2} funcref) (elem (i32.const {target}) $a $b) (func $a) (func $b))")
+    assert table_entries(Module.parse(code)) == {target: 0, target + 1: 1}
+    beyond = wat("(module (table 2 funcref) (elem (i32.const -1) $a) (func $a))")
+    assert table_entries(Module.parse(beyond)) is None

@@ -22,7 +22,7 @@ from .events import (
     TABLE_INIT,
     Event,
 )
-from .frames import Control, Groups, Helper, save_helpers
+from .frames import Control, Groups, Helper, global_get, global_set, save_helpers
 from .index_spaces import (
     ANYREF,
     EXNREF,
@@ -166,6 +166,21 @@ def control_of(spaces: IndexSpaces, references: bool) -> Control:
     return Control(*plain, first + 5, tables + 4, tables + 1, kept)
 
 
+def shares_entries(spaces: IndexSpaces, additions: Additions) -> bool:
+    """Whether functions of one type can share a stub in the table (``plan``): its entries never change, and
+    no code can get hold of one."""
+    plain = len(spaces.tables) == 1 and not spaces.tables_imported and spaces.tables[0].index == I32
+    return plain and not additions.references
+
+
+def before_indirect(spaces: IndexSpaces, additions: Additions) -> bytes:
+    """What notes in a split module which entry of the table is called, if that is how stubs know it."""
+    if not shares_entries(spaces, additions):
+        return b""
+    pending = control_of(spaces, additions.references).pending
+    return global_set(pending) + global_get(pending)
+
+
 def tags_of(spaces: IndexSpaces) -> tuple[FuncType, ...]:
     """The types of a module's exception tags."""
     return tuple(kind for kind in (spaces.types[index] for index in spaces.tags) if kind is not None)
@@ -177,15 +192,18 @@ class BaseTarget:
     Attributes:
         wrappers, helpers, segments, stand_ins, taken: the numbers of what was added.
         dispatchers: for each type of function that has a slot, the number of the one that calls it.
+        entries: for each type of function that lies in a part and is reached through the table only, the
+            number of what is in its place there.
     """
 
-    moved = False
-
-    def __init__(self, spaces: IndexSpaces, additions: Additions, plan: Plan | None = None) -> None:
-        self.split = plan is not None
+    def __init__(
+        self, spaces: IndexSpaces, additions: Additions, plan: Plan | None = None, *, split: bool = False
+    ) -> None:
+        self.split = self.moved = split or plan is not None
         self.spaces = spaces
         self.additions = additions
         self.control = control_of(spaces, additions.references)
+        self.indirect = before_indirect(spaces, additions) if self.split else b""
         self.types = TypeNumbers(len(spaces.types))
         helpers = save_helpers(additions.exceptions, additions.references)
         first = len(spaces.functions)
@@ -201,6 +219,9 @@ class BaseTarget:
         first += len(self.taken)
         kinds = sorted({spaces.functions[function] for function in plan.slots}) if plan else []
         self.dispatchers = {kind: first + place for place, kind in enumerate(kinds)}
+        first += len(kinds)
+        kinds = sorted({spaces.functions[function] for _, function in plan.entries}) if plan else []
+        self.entries = {kind: first + place for place, kind in enumerate(kinds)}
         self._encoded = {key: uleb(index) for key, index in self.helpers.items()}
 
     def function(self, index: int) -> bytes:

@@ -27,9 +27,9 @@ All of it, and all that twins must name, is exported under names that begin with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from .additions import (
     CONTROL,
@@ -38,7 +38,6 @@ from .additions import (
     EXTERNALS_COUNT,
     FRAMES,
     FUNCTIONS,
-    LOADER_TYPE,
     PARTS,
     PENDING,
     PREFIX,
@@ -60,6 +59,7 @@ from .additions import (
     export_name,
     segment_name,
     segment_signature,
+    shares_entries,
     stand_in_kind,
     tags_of,
     taken_name,
@@ -82,10 +82,10 @@ from .binary import (
     uleb,
 )
 from .body import decode
-from .callgraph import Calls, Segment, address_taken, calls_of, with_other_functions
+from .callgraph import Calls, Segment, address_taken, calls_of, table_entries, with_other_functions
 from .emit import FUNCTION_BYTES_MAX, Target, dummy, function_code
 from .events import DROPS, MEMORY_INIT, TABLE_INIT, Body, Suspensions
-from .frames import Control, global_get, global_set, helper_body, i32_const, local_get, save_code, sized
+from .frames import global_get, global_set, helper_body, i32_const, local_get, save_code, sized
 from .index_spaces import (
     ANYREF,
     EXNREF,
@@ -100,7 +100,8 @@ from .index_spaces import (
 from .liveness import liveness
 from .name_section import keep_names
 from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_type, peeled_bytes_max
-from .plan import LOADER_SLOT, Plan, make_plan
+from .plan import Plan, make_plan
+from .stubs import dispatcher, entry, free_gaps_of_types, stub
 
 RESUMABLE_VERSION = 5  # goes up with every change of what comes out
 
@@ -142,7 +143,7 @@ class BodyTask:
     Attributes:
         functions: their numbers; a span is of places in it.
         forced: functions that name an import with a wrapper without calling it, or drop a segment.
-        continued: whether to make continuations.
+        split: whether the base is that of a split module.
     """
 
     code: bytes
@@ -152,20 +153,20 @@ class BodyTask:
     additions: Additions
     functions: Sequence[int]
     forced: frozenset[int]
-    continued: bool = True
+    split: bool = False
 
     def __call__(self, span: tuple[int, int]) -> Bodies:
-        target = BaseTarget(self.spaces, self.additions)
+        target = BaseTarget(self.spaces, self.additions, split=self.split)
         with invalid_is_malformed():
             return [self._body(function, target) for function in self.functions[span[0] : span[1]]]
 
     def _body(self, function: int, target: BaseTarget) -> tuple[bytes, Sequence[int], Sequence[Continuation]]:
         index = function - self.spaces.functions_imported
         start, end = self.starts[index], self.starts[index + 1]
-        if not self.suspensions.functions[function] and function not in self.forced:
+        if not (self.suspensions.functions[function] or function in self.forced or target.indirect):
             return self.code[start:end], [], []
-        body = analysed(self.spaces, self.suspensions, function, self.code, start)
-        return body_and_continuations(body, target, tags_of(self.spaces), end - start, self.continued)
+        body = analysed(self.spaces, self.suspensions, function, self.code, start, relocate=target.moved)
+        return body_and_continuations(body, target, tags_of(self.spaces), end - start, not self.split)
 
 
 def body_and_continuations(
@@ -293,12 +294,14 @@ def _make_resumable(
     )
     plan = None
     if deferred:
-        addresses = address_taken(module).union(*(taken for _, taken, _ in analysis.naming))
+        entries = table_entries(module) if shares_entries(spaces, additions) else None
+        addresses = address_taken(module, elements=entries is None)
+        addresses = addresses.union(*(taken for _, taken, _ in analysis.naming))
         users = {function for function, _, segments in analysis.naming if segments}
-        plan = make_plan(spaces, scan.of, users, addresses, deferred)
+        plan = make_plan(spaces, scan.of, users, addresses, deferred, entries or {})
     target = BaseTarget(spaces, additions, plan)
     resident = [index for index in defined if index not in plan.owners] if plan else defined
-    bodies = BodyTask(code, starts, spaces, where, additions, resident, forced, continued=not plan)
+    bodies = BodyTask(code, starts, spaces, where, additions, resident, forced, split=bool(plan))
     made = [body for part in run(bodies, spans_of(starts, first, resident)) for body in part]
     if plan:
         made = _with_stubs(spaces, target, plan, dict(zip(resident, made, strict=True)))
@@ -378,46 +381,6 @@ def _with_stubs(
     return made
 
 
-def _free_gaps_of_types(module: Module, spaces: IndexSpaces, target: BaseTarget, plan: Plan) -> None:
-    """Give what stands for functions that nothing in the base names a type without values: the engine spends
-    several times as long on one with parameters."""
-    nothing = target.types.index(FuncType((), ()))
-    gaps = plan.owners.keys() - set(plan.stubs)
-    first = spaces.functions_imported
-    kinds = [
-        uleb(nothing if function in gaps else kind)
-        for function, kind in enumerate(spaces.functions[first:], first)
-    ]
-    module.replace(SectionId.FUNCTION, uleb(len(kinds)) + b"".join(kinds))
-
-
-class Dispatchers(Protocol):
-    """Where a module that is being made has the dispatchers."""
-
-    @property
-    def dispatchers(self) -> Mapping[int, int]: ...
-
-
-def stub(spaces: IndexSpaces, control: Control, plan: Plan, function: int, dispatchers: Dispatchers) -> bytes:
-    """What is called in place of a function of a part (``plan``)."""
-    params = range(len(spaces.signature(function).params))
-    ask = i32_const(plan.slots[function]) + global_set(control.pending)
-    dispatcher = uleb(dispatchers.dispatchers[spaces.functions[function]])
-    return sized(b"\0" + ask + b"".join(map(local_get, params)) + b"\x12" + dispatcher + b"\x0b")
-
-
-def _dispatcher(spaces: IndexSpaces, target: BaseTarget, kind: int) -> bytes:
-    """See that the pending slot is filled, and call what is in it."""
-    control, signature = target.control, spaces.types[kind]
-    assert signature is not None
-    pending, table = global_get(control.pending), uleb(control.parts)
-    loader = uleb(target.type_index(LOADER_TYPE))
-    load = pending + i32_const(LOADER_SLOT) + b"\x11" + loader + table
-    params = b"".join(map(local_get, range(len(signature.params))))
-    call = params + pending + b"\x13" + uleb(kind) + table
-    return sized(b"\0" + pending + b"\x25" + table + b"\xd1\x04\x40" + load + b"\x0b" + call + b"\x0b")
-
-
 def _assemble(
     module: Module, spaces: IndexSpaces, target: BaseTarget, made: Bodies, named: set[int], plan: Plan | None
 ) -> bytes:
@@ -432,8 +395,9 @@ def _assemble(
     kinds += [target.types.index(segment_signature(spaces, key)) for key in target.segments]
     kinds += [stand_in_kind(target.types, heap) for heap in target.stand_ins]
     kinds += [target.types.index(taken_signature(spaces, index)) for index in target.taken]
-    own += [_dispatcher(spaces, target, kind) for kind in target.dispatchers]
-    kinds += target.dispatchers
+    own += [dispatcher(spaces, target, kind) for kind in target.dispatchers]
+    own += [entry(spaces, target, plan, kind) for kind in target.entries if plan]
+    kinds += [*target.dispatchers, *target.entries]
     first = len(spaces.functions) + len(own)
     names = []
     for function, (_, _, continuations) in enumerate(made, spaces.functions_imported):
@@ -442,10 +406,14 @@ def _assemble(
             kinds.append(target.types.index(FuncType(tuple(params), tuple(results))))
             names.append(continuation_name(function, site))
     if plan:
-        _free_gaps_of_types(module, spaces, target, plan)
+        free_gaps_of_types(module, spaces, target, plan)
         keep_names(module, lambda function: function not in plan.owners)
     module.append_to(SectionId.FUNCTION, [uleb(kind) for kind in kinds])
     _rewrite_references(module, target)
+    if plan and plan.entries:
+        others = {index: target.entries[spaces.functions[index]] for _, index in plan.entries}
+        elements = with_other_functions(module, SectionId.ELEMENT, others)
+        module.replace(SectionId.ELEMENT, elements or b"")
     _add_tables(module, target, plan)
     module.append_to(SectionId.MEMORY, [b"\x01" + uleb(CONTROL_PAGES) * 2])
     zero, frames = (b"\x7f\x01" + i32_const(value) + b"\x0b" for value in (0, FRAMES))

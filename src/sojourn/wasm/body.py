@@ -109,7 +109,7 @@ def decode(
     """Decode the body of ``function`` that begins, with its size, at ``start``.
 
     Args:
-        relocate: whether instructions that name a function or segment become events too.
+        relocate: whether instructions that name a function or segment, or call indirectly, become events too.
 
     Raises:
         MalformedModuleError: cut short, or plainly not valid.
@@ -438,7 +438,7 @@ class _Decoder:
             raise IndexError
         if suspends and self._is_last(signature, under, p):
             suspends = 0
-        if suspends or (self.relocate and opcode == CALL):
+        if suspends or (self.relocate and opcode != CALL_REF):
             event = self._event(opcode, start, p, use, define)
             event.signature, event.callee, event.detail = signature, callee, table
             if suspends:

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .binary import FUNCTION, MalformedModuleError, Module, Reader, SectionId, uleb
+from .binary import FUNCTION, TABLE, MalformedModuleError, Module, Reader, SectionId, uleb
 from .events import REF_FUNC, TRY_TABLE, Suspensions
 from .index_spaces import EXNREF, FUNCREF, FuncType, IndexSpaces, is_reference, read_type
 from .instructions import instructions, skip_instruction
@@ -194,14 +194,43 @@ def _number(encoded: bytes) -> int:
     return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(encoded))
 
 
-def address_taken(module: Module) -> set[int]:
-    """Functions that can be called indirectly because of what the sections outside of the code say."""
+def address_taken(module: Module, *, elements: bool = True) -> set[int]:
+    """Functions that can be called indirectly because of what the sections outside of the code say.
+
+    Args:
+        elements: also those in element segments.
+    """
     found = {index for _, kind, index in module.exports() if kind == FUNCTION}
     for number in (SectionId.GLOBAL, SectionId.TABLE):
         found |= _named_in_expressions(module, number)
-    for functions in element_functions(module):
-        found |= set(functions)
+    if elements:
+        for functions in element_functions(module):
+            found |= set(functions)
     return found
+
+
+def table_entries(module: Module) -> dict[int, int] | None:
+    """What element segments put into the entries of the only table, function by entry; None when there may be
+    other segments, or the table is not the module's own alone."""
+    if any(kind == TABLE for _, kind, _ in module.exports()):
+        return None
+    reader = Reader(module.section(SectionId.ELEMENT))
+    found: dict[int, int] = {}
+    for _ in range(reader.count()):
+        if reader.byte() != 0 or reader.byte() != 0x41:  # active, in table 0, at an i32.const
+            return None
+        at = reader.pos
+        reader.skip_leb(5)
+        entry = _signed(bytes(reader.data[at : reader.pos]))
+        if reader.byte() != 0x0B or entry < 0:
+            return None
+        found.update(enumerate([reader.uleb() for _ in range(reader.count())], entry))
+    return found
+
+
+def _signed(encoded: bytes) -> int:
+    value = _number(encoded)
+    return value - (1 << 7 * len(encoded)) if encoded[-1] & 0x40 else value
 
 
 def _named_in_expressions(module: Module, number: int) -> set[int]:

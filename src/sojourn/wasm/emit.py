@@ -53,6 +53,7 @@ from .events import (
     BR_ON_NULL,
     BR_TABLE,
     CALL,
+    CALL_INDIRECT,
     DATA_DROP,
     DEAD,
     ELEM_DROP,
@@ -63,6 +64,7 @@ from .events import (
     LOOP,
     REF_FUNC,
     RETURN_CALL,
+    RETURN_CALL_INDIRECT,
     SEGMENT_KINDS,
     TRY_TABLE,
     Body,
@@ -118,10 +120,12 @@ class Target(Helpers, Types, Protocol):
         control: what we added to it.
         moved: whether its functions have other numbers than in the original, so that every call must be
             rewritten.
+        indirect: what comes before each indirect call.
     """
 
     control: Control
     moved: bool
+    indirect: bytes
 
     def function(self, index: int) -> bytes:
         """The number, encoded, of a function of the original."""
@@ -211,6 +215,8 @@ class Emitter:
             self.parts.append(self.target.reference(event.callee))
         elif kind in (CALL, RETURN_CALL):
             self.parts += (bytes([kind]), self.target.function(event.callee))
+        elif kind in _INDIRECT:
+            self.parts += (self.target.indirect, self._code[event.start : event.end])
         elif kind in SEGMENT_KINDS:
             self.parts.append(self.target.segment(event, self._code[event.start : event.end]))
         elif self.relabel and kind in _BRANCHES:
@@ -301,7 +307,8 @@ class Emitter:
 
 
 _ALWAYS = frozenset((DEAD, REF_FUNC, DATA_DROP, ELEM_DROP))
-_MOVED = _ALWAYS | {CALL, RETURN_CALL, *SEGMENT_KINDS}
+_INDIRECT = frozenset((CALL_INDIRECT, RETURN_CALL_INDIRECT))
+_MOVED = _ALWAYS | {CALL, RETURN_CALL, *_INDIRECT, *SEGMENT_KINDS}
 
 
 def _type_end(event: Event, code: bytes) -> int:

@@ -43,13 +43,13 @@ from .base import (
     export,
     serially,
     spans_of,
-    stub,
 )
 from .binary import FUNCTION, GLOBAL, TABLE, Module, SectionId, uleb
 from .events import Event, Suspensions
 from .frames import Helper, i32_const
 from .index_spaces import FuncType, IndexSpaces, heap_type
 from .plan import Names, Plan, names_of
+from .stubs import stub
 from .twins import import_entry, shared_imports
 
 _DECLARED, _ACTIVE = b"\x03\0", b"\x02"
@@ -69,7 +69,8 @@ class PartTarget:
     def __init__(
         self, spaces: IndexSpaces, additions: Additions, functions: Sequence[int], names: Names
     ) -> None:
-        self.base = base = BaseTarget(spaces, additions)
+        self.base = base = BaseTarget(spaces, additions, split=True)
+        self.indirect = base.indirect
         self.control = base.control
         self._spaces = spaces
         self.types = TypeNumbers(len(spaces.types))
@@ -249,7 +250,22 @@ class _Part:
             slot = self.plan.slots[self.functions[0]]
             where = uleb(self.target.control.parts) + i32_const(slot) + b"\x0b\0"
             segments.append(_ACTIVE + where + _functions(range(first, first + len(self.functions))))
+        places = {function: place for place, function in enumerate(self.functions, first)}
+        for entry, functions in self._runs():
+            where = b"\0" + i32_const(entry) + b"\x0b"
+            segments.append(where + _functions([places[function] for function in functions]))
         return uleb(len(segments)) + b"".join(segments)
+
+    def _runs(self) -> list[tuple[int, list[int]]]:
+        """The entries of the table that it fills: the first of each run, and the functions of that."""
+        runs: list[tuple[int, list[int]]] = []
+        number = self.plan.part_of_function(self.functions[0]) if self.functions else 0
+        for entry, function in self.plan.entries_of(number):
+            if runs and runs[-1][0] + len(runs[-1][1]) == entry:
+                runs[-1][1].append(function)
+            else:
+                runs.append((entry, [function]))
+        return runs
 
 
 def _functions(numbers: Sequence[int]) -> bytes:

@@ -31,7 +31,26 @@ and each type has one dispatcher in the base::
 Both calls are tail calls, so neither has a frame, and nothing that can be left ever lies between a caller
 and a function of a part. Stubs are what a split costs to compile, so there is one only where it is needed:
 in the base for functions whose address is taken or which the base calls, in a part for functions of other
-parts that it calls. What is behind an address is always the base's, so identity is kept.
+parts that it calls. What is behind an address is always the base's, so identity is kept (nobody can see that
+of entries of a table that never changes).
+
+Where the entries of the table never change, functions that are reached through it only share one stub for
+each type. Code of a split module then notes the entry before each indirect call::
+
+    global.set $pending
+    global.get $pending
+    call_indirect (type $t)
+
+and in the place of each such function the table has the stub of its type::
+
+    global.get $pending
+    i32.const <number of slots>
+    i32.add
+    i32.const 0
+    call_indirect $parts (param i32)   ;; the loader: numbers from there on are entries
+    local.get ...
+    global.get $pending
+    return_call_indirect (type $t)     ;; the part has put the function there
 
 The *continuations* of the base's own loops (``peel``) are large and needed only when a program goes on, so
 those of each function are a part of their own, behind all others in number.
@@ -44,8 +63,8 @@ itself is found when the part is made.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -65,11 +84,13 @@ class Plan:
         parts: the functions of each part, ascending; each has a slot, in this order.
         stubs: functions of parts that have a stub in the base, ascending.
         exported: functions that the base exports for parts and twins, ascending.
+        entries: the entries of the table that parts fill, ascending, each with its function.
     """
 
     parts: tuple[tuple[int, ...], ...]
     stubs: tuple[int, ...]
     exported: tuple[int, ...]
+    entries: tuple[tuple[int, int], ...] = ()
     first_slots: list[int] = field(init=False, repr=False, compare=False)
     slots: dict[int, int] = field(init=False, repr=False, compare=False)
     owners: dict[int, int] = field(init=False, repr=False, compare=False)
@@ -92,14 +113,22 @@ class Plan:
         return self.first_slots[-1]
 
     def part_of_slot(self, slot: int) -> int:
-        """The number of the part that fills a slot.
+        """The number of the part that fills a slot; behind the slots are the entries.
 
         Raises:
-            IndexError: there is no such slot.
+            IndexError: there is no such slot or entry.
         """
-        if not 0 < slot < self.slots_count:
+        if 0 < slot < self.slots_count:
+            return bisect_right(self.first_slots, slot)
+        entry = slot - self.slots_count
+        place = bisect_left(self.entries, entry, key=lambda item: item[0])
+        if entry < 0 or place == len(self.entries) or self.entries[place][0] != entry:
             raise IndexError(f"there is no slot {slot}")
-        return bisect_right(self.first_slots, slot)
+        return self.owners[self.entries[place][1]]
+
+    def entries_of(self, number: int) -> list[tuple[int, int]]:
+        """The entries that part ``number`` fills, each with its function."""
+        return [(entry, function) for entry, function in self.entries if self.owners[function] == number]
 
     def part_of_function(self, function: int) -> int:
         """The number of the part in which a function lies."""
@@ -135,14 +164,16 @@ def make_plan(
     resident: Collection[int],
     taken: Collection[int],
     deferred: Iterable[Iterable[int]],
+    entries: Mapping[int, int],
 ) -> Plan:
     """Split a module.
 
     Args:
         resident: functions that must be in the base.
-        taken: functions whose address is taken.
+        taken: functions whose address is taken, by more than ``entries``.
         deferred: the functions that each part is to have. Those that must be in the base stay there, and
             one that is named twice is in the first of its parts.
+        entries: the entries of the table, each with its function, if stubs can be shared there.
     """
     first, end = spaces.functions_imported, len(spaces.functions)
     parts: list[tuple[int, ...]] = []
@@ -157,7 +188,11 @@ def make_plan(
         index for call in scan(sorted(index for index in base if index >= first)) for index in call.functions
     }
     stubs = called.union(taken).difference(base)
-    return Plan(tuple(parts), tuple(sorted(stubs)), tuple(sorted(base | (stubs & called))))
+    direct = base | stubs
+    filled = [(entry, index) for entry, index in sorted(entries.items()) if index not in direct]
+    return Plan(
+        *(tuple(parts), tuple(sorted(stubs)), tuple(sorted(base | (stubs & called)))), entries=tuple(filled)
+    )
 
 
 def names_of(plan: Plan, number: int, functions: Sequence[int], scan: Scan) -> Names:

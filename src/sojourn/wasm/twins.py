@@ -21,6 +21,7 @@ from .additions import (
     EXTERNALS,
     EXTERNALS_COUNT,
     FUNCTIONS,
+    PENDING,
     PREFIX,
     REFERENCES,
     REFERENCES_COUNT,
@@ -104,6 +105,7 @@ class TwinTarget:
 
     def __init__(self, spaces: IndexSpaces, base: BaseTarget) -> None:
         self.control = base.control
+        self.indirect = base.indirect
         self.types = TypeNumbers(len(spaces.types))
         self.functions: dict[str, int] = {}  # the name in the base module -> the number here
         self.kinds: list[int] = []
@@ -153,14 +155,17 @@ class TwinTarget:
 class Twins:
     """Makes the twins of one module.
 
+    Args:
+        split: whether it is split, should ``resumable`` not have the plan.
+
     ``make`` is a pure function of the original module, the function and the site.
     """
 
-    def __init__(self, resumable: Resumable) -> None:
+    def __init__(self, resumable: Resumable, *, split: bool = False) -> None:
         self._module = Module.parse(resumable.original)
         self._spaces = IndexSpaces.of(self._module)
         self._suspensions = resumable.suspensions
-        self._base = BaseTarget(self._spaces, resumable.additions)
+        self._base = BaseTarget(self._spaces, resumable.additions, split=split or resumable.plan is not None)
         self._imports = resumable.additions.suspending_imports
         self._tags = tags_of(self._spaces)
         self._sizes: dict[int, tuple[int, ...]] = {}
@@ -260,7 +265,8 @@ class Twins:
             import_entry(name, FUNCTION, uleb(kind))
             for name, kind in zip(target.functions, target.kinds, strict=True)
         ]
-        imports += shared_imports(self._spaces, self._base, [], [])
+        pending = [import_entry(PENDING, GLOBAL, b"\x7f\x01")] if self._base.indirect else []
+        imports += shared_imports(self._spaces, self._base, [], pending)
         module.replace(SectionId.IMPORT, uleb(len(imports)) + b"".join(imports))
         module.replace(SectionId.FUNCTION, b"\x01" + uleb(number))
         name = ENTER.encode()

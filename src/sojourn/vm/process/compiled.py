@@ -51,7 +51,7 @@ _CPU_SECONDS_PER_BYTE = 1.7e-6  # of the runtime, changed and compiled, where _C
 _CALIBRATION_S = 0.034
 _STEP_S = 0.2
 _FACTS, _PLAN = ".facts", ".plan"
-SPLIT_VERSION = 2  # goes up with every change of how the base and the parts of a split module are made
+SPLIT_VERSION = 3  # goes up with every change of how the base and the parts of a split module are made
 # What the base of a split module costs, in bytes of a module: what runs at the start is larger than most
 # functions, and each of the others has a stub or a gap, and is looked through for calls.
 _RESIDENT_TIMES, _STUB_BYTES = 2, 120
@@ -171,11 +171,14 @@ class CompiledModules:
                     module = self._compile(digest, read(), what)
                     _hold(module, path)
         key = _key(digest) if module.parts is None or record is None else _split_key(digest, record)
-        module.resumer = self._resumer(read, module.facts, key)
+        module.resumer = self._resumer(read, module.facts, key, split=module.parts is not None)
         return module
 
-    def _resumer(self, read: Callable[[], bytes], facts: Facts, key: str) -> ModuleResumer:
-        return ModuleResumer(lambda: instrument(read()).code, facts, key, _TwinFiles(self._path))
+    def _resumer(
+        self, read: Callable[[], bytes], facts: Facts, key: str, *, split: bool = False
+    ) -> ModuleResumer:
+        files = _TwinFiles(self._path)
+        return ModuleResumer(lambda: instrument(read()).code, facts, key, files, split=split)
 
     def frame_reader(self, digest: str, read: Callable[[], bytes]) -> ModuleResumer | None:
         """What tells the frames of a module that was left, without compiling anything. None when it was never

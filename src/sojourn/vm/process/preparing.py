@@ -143,14 +143,13 @@ def prepare(
 
 
 def encode_plan(plan: Plan) -> bytes:
-    encoded: bytes = msgpack.packb([plan.parts, plan.stubs, plan.exported])
+    encoded: bytes = msgpack.packb([plan.parts, plan.stubs, plan.exported, plan.entries])
     return encoded
 
 
 def decode_plan(data: bytes) -> Plan:
     """Read what ``encode_plan`` wrote; the caller has verified every byte of it."""
-    parts, stubs, exported = msgpack.unpackb(data, use_list=False)
-    return Plan(parts, stubs, exported)
+    return Plan(*msgpack.unpackb(data, use_list=False))
 
 
 def suspends(item: Import) -> bool:

@@ -80,9 +80,13 @@ class ModuleResumer:
     Args:
         marked: gives the module that was made resumable, when it is needed.
         key: names that module and how it was changed; the names of its twins begin with it.
+        split: whether it is split.
     """
 
-    def __init__(self, marked: Callable[[], bytes], facts: Facts, key: str, cache: TwinCache) -> None:
+    def __init__(
+        self, marked: Callable[[], bytes], facts: Facts, key: str, cache: TwinCache, *, split: bool = False
+    ) -> None:
+        self._split = split
         self._marked = marked
         self._facts = facts
         self._key = key
@@ -206,5 +210,5 @@ class ModuleResumer:
             if self._twins is None:
                 additions = Additions.of(self._facts.additions)
                 resumable = Resumable(self._marked(), b"", self._facts.where(), additions, ())
-                self._twins = Twins(resumable)
+                self._twins = Twins(resumable, split=self._split)
             return self._twins

@@ -156,7 +156,7 @@ def _order(task: Callable[[Span], Any]) -> list[Any]:
     functions = task.functions
     some = functions if isinstance(functions, list) else [functions[0], functions[-1] + 1]
     listed = isinstance(functions, list)
-    return ["bodies", flags, task.additions.plain(), listed, some, sorted(task.forced), task.continued]
+    return ["bodies", flags, task.additions.plain(), listed, some, sorted(task.forced), task.split]
 
 
 def _task(order: list[Any], code: bytes, starts: Sequence[int], spaces: IndexSpaces) -> Callable[[Span], Any]:
@@ -168,8 +168,8 @@ def _task(order: list[Any], code: bytes, starts: Sequence[int], spaces: IndexSpa
     if kind == "part":
         functions, *names = rest
         return PartTask(*module, functions, Names(*map(tuple, names)))
-    listed, functions, forced, continued = rest
-    return BodyTask(*module, functions if listed else range(*functions), frozenset(forced), continued)
+    listed, functions, forced, split = rest
+    return BodyTask(*module, functions if listed else range(*functions), frozenset(forced), split)
 
 
 def _result(task: Callable[[Span], Any], reply: list[Any]) -> Any:
