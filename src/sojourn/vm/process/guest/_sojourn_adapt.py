@@ -15,6 +15,7 @@ import sys
 from importlib.machinery import PathFinder
 
 import _sojourn_ledger
+import _sojourn_waiting
 
 _NO_NETWORK = "there is no network in the virtual machine"
 _NO_PROCESSES = "there are no other processes in the virtual machine"
@@ -190,5 +191,7 @@ _ADAPTERS = {
     "asyncio.unix_events": _asyncio,
     "socket": _socket,
     "multiprocessing.context": _multiprocessing,
+    "threading": _sojourn_waiting.adapt_threading,
+    "queue": _sojourn_waiting.adapt_queue,
     "numpy.random": _sojourn_ledger.watch_numpy,
 }
