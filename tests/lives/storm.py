@@ -1,10 +1,10 @@
-"""A storm over many processes: their hosts are killed, they are evicted, forked, resumed, exported, all at random
-and many at once. In the end each must have written every line once, in order, and ended as it should.
+"""A storm over many processes: their hosts are killed, they are evicted, forked, resumed, exported, all at
+random and many at once. In the end each must have written every line once, in order, and ended as it should.
 
     python -m tests.lives.storm --seconds 3600 --processes 200 --seed 1
 
-Each process is a program whose output is known from its arguments alone (``EXPECTED``); so its log, from the
-offset at which it begins, must be that piece of it: always, whatever has happened, and to the end once it ended.
+Each process is a program whose output is known from its arguments alone (``expected``); so its log, from the
+offset at which it begins, must be that piece of it: always, whatever has happened, and whole once it ended.
 Everything is done by commands, each an operating-system process, as a person would.
 """
 
@@ -34,7 +34,7 @@ from sojourn.store.table import ProcessTable
 
 from ..wat import wat
 
-COMMAND_TIMEOUT_S = 300.0
+COMMAND_TIMEOUT_S = 200.0
 _POLL_S = 0.01
 _SHARED = """
 import sys, zlib
@@ -127,17 +127,21 @@ COUNTING = """(module
 _FACTOR, _LINES, _TURNS = 1664525, 40, 30_000_000
 
 
-def counted() -> tuple[bytes, int]:
-    """What ``COUNTING`` writes, and its status. One turn of its outer loop is an affine map of the sum."""
+def affine(turns: int) -> tuple[tuple[int, ...], ...]:
+    """What so many turns of the inner loop of ``COUNTING`` do to (sum, k, 1), as a matrix."""
     step = ((_FACTOR, 1, 0), (0, 1, 1), (0, 0, 1))
-    turn = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-    exponent = _TURNS
-    while exponent:
-        if exponent & 1:
-            turn = _product(turn, step)
+    found = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    while turns:
+        if turns & 1:
+            found = _product(found, step)
         step = _product(step, step)
-        exponent >>= 1
-    total, out = 0, []
+        turns >>= 1
+    return found
+
+
+def counted() -> tuple[bytes, int]:
+    """What ``COUNTING`` writes, and its status."""
+    turn, total, out = affine(_TURNS), 0, []
     for _ in range(_LINES):
         total = (turn[0][0] * total + turn[0][2]) % (1 << 32)
         out.append(f"{total % 1_000_000_000:09d}\n")
@@ -166,6 +170,16 @@ _REFUSALS = ("ended before", "nothing to store", "not running", "no host runs", 
 
 def _refused(errors: str) -> bool:
     return any(words in errors for words in _REFUSALS)
+
+
+def _threads_of(process: subprocess.Popen[bytes] | None) -> str:
+    """What each thread of an OS process does: its name, state, processor time, where it waits."""
+    lines = []
+    for task in sorted(Path(f"/proc/{process.pid}/task").iterdir()) if process else []:
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        wait = (task / "wchan").read_text()
+        lines.append(f"{(task / 'comm').read_text().strip()} {fields[0]} {fields[11]} {wait}")
+    return "\n".join(lines)
 
 
 class FaultError(AssertionError):
@@ -399,28 +413,21 @@ class Storm:
         home = self.homes[1]
         with ProcessTable.open(Home.open(home)) as table:
             before = {record.pid for record in table.list()}
-        with self._lock:  # one at a time: the new one is the one that was not there
-            life = self._start(home, "resume", str(path))
-            pid = ""
+        life = self._start(home, "resume", str(path))
+        pid = ""
 
-            def known() -> bool:
-                nonlocal pid
-                with ProcessTable.open(Home.open(home)) as table:
-                    pid = next((r.pid for r in table.list() if r.pid not in before), "")
-                return bool(pid) or life.poll() is not None
+        def known() -> bool:
+            nonlocal pid
+            with ProcessTable.open(Home.open(home)) as table:
+                mine = (r.pid for r in table.list() if r.os_pid == life.pid and r.pid not in before)
+                pid = next(mine, "")
+            return bool(pid) or life.poll() is not None
 
-            self._until("the file is a process", known)
-            if not pid:
-                raise FaultError(f"resume {path}: {self._finished(life)}")
-            self.tracked.append(
-                Tracked(pid, home, one.output, one.status, life, True, story=[*one.story, "exported"])
-            )
-        self._until("it has left the file", lambda: life.poll() is not None or self._runs(pid, home))
+        self._until("the file is a process", known)
+        if not pid and not known():
+            raise FaultError(f"resume {path}: {self._finished(life)}")
+        self._add(Tracked(pid, home, one.output, one.status, life, True, story=[*one.story, "exported"]))
         path.unlink()
-
-    def _runs(self, pid: str, home: Path) -> bool:
-        with ProcessTable.open(Home.open(home)) as table:
-            return str(table.get(pid).state) != "suspended"
 
     def resume(self, one: Tracked) -> None:
         every = ["--checkpoint-every", "0.2s"] if self.rng.random() < 0.5 else []
@@ -491,12 +498,12 @@ class Storm:
             self.tally[action.__name__] += 1
             action(self, one)
         except Exception as error:
-            one.story.append(repr(error))
+            one.story += (repr(error), _threads_of(one.life))
             raise FaultError("\n".join(one.story)) from error
         finally:
             one.lock.release()
 
-    hosted_max = 24
+    hosted_max = 12
 
     def _hosted(self) -> int:
         with self._lock:

@@ -4,6 +4,9 @@ grows with the size of the input, which the deadline of a test shows for quadrat
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import wasmtime
@@ -93,6 +96,49 @@ def test_more_code_than_engines_allow_is_refused() -> None:
     code = LOOP * 200 + b"".join(b"\x20" + uleb(i) + b"\x1a" for i in range(4 * N))
     with pytest.raises(UnsupportedFeatureError, match="more code than engines allow in function 0"):
         make_resumable(module([body(code, (uleb(4 * N) + b"\x7f",))]))
+
+
+# name: a module that is refused, of some megabytes at most
+LARGE = {
+    "calls": lambda: module([body(LOOP), body(b"\x10\0" * 1_500_000)]),
+    "more calls than that": lambda: module([body(LOOP), body(b"\x10\0" * 3_500_000)]),
+    "loops": lambda: module([body(LOOP * 1_000_000)]),
+    "blocks": lambda: module([body(b"\x02\x40" * 2_000_000 + LOOP + b"\x0b" * 2_000_000)]),
+    "locals alive in loops": lambda: module(
+        [
+            body(
+                LOOP * 5000 + b"".join(b"\x20" + uleb(i) + b"\x1a" for i in range(50_000)),
+                (uleb(50_000) + b"\x7f",),
+            )
+        ]
+    ),
+    "few locals in many loops": lambda: module(
+        [body((LOOP + b"\x20\0\x1a") * 300_000 + b"\x20\x63\x1a" * 100, (uleb(100) + b"\x7f",))]
+    ),
+}
+_MAKE = """
+import resource, sys
+from sojourn.wasm.base import make_resumable
+from sojourn.wasm.binary import UnsupportedFeatureError
+with open(sys.argv[1], "rb") as file:
+    code = file.read()
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+try:
+    make_resumable(code)
+except UnsupportedFeatureError as error:
+    print(error.feature)
+"""
+LARGE_MEMORY_BYTES = 800 << 20
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", LARGE)
+def test_what_is_too_large_is_refused_in_little_memory(name: str, tmp_path: Path) -> None:
+    """Before it is made: the interpreter and its libraries are in the bound, too."""
+    (tmp_path / "module").write_bytes(LARGE[name]())
+    command = [sys.executable, "-c", _MAKE, str(tmp_path / "module"), str(LARGE_MEMORY_BYTES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("more "), done.stderr[-1000:]
 
 
 @pytest.mark.parametrize(

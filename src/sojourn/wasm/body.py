@@ -51,6 +51,7 @@ from .events import (
     BR_ON_NULL,
     BR_TABLE,
     CALL,
+    CALL_BYTES_MIN,
     CALL_INDIRECT,
     CALL_REF,
     DEAD,
@@ -58,10 +59,12 @@ from .events import (
     ELSE,
     END,
     ENTRY,
+    FUNCTION_BYTES_MAX,
     IF,
     LOOP,
     MEMORY_INIT,
     NO_VALUES,
+    POLL_BYTES_MIN,
     REF_FUNC,
     RETURN,
     RETURN_CALL,
@@ -73,6 +76,7 @@ from .events import (
     THROW_REF,
     TRY_TABLE,
     UNREACHABLE,
+    VALUE_BYTES_MIN,
     Body,
     Event,
     Suspensions,
@@ -98,6 +102,7 @@ _PLAIN = ~COPIED
 
 LOCALS_MAX = 50_000  # what engines allow
 MASKS_BYTES_MAX = 256 << 20  # bits of liveness that one function may take
+EVENTS_MAX = 1 << 20  # of one function; each takes some 300 bytes
 HELD_MAX = 1 << 22  # values under sites, over all sites of one function
 _FLOATS = (CONST_8, CONST_4)
 _NUMBERS = frozenset((I32, I64, F32, F64, V128))
@@ -146,6 +151,7 @@ class _Decoder:
         self.control: list[Event] = []
         self.slots: dict[tuple[int, int], int] = {}
         self.held = 0
+        self.added = 0  # the least that the sites so far add to the code
         self.calls = False
         self.types: set[int] = set()
         self.concrete = any(kind >= COPIED for kind in self.locals)
@@ -241,6 +247,10 @@ class _Decoder:
             raise UnsupportedFeatureError(
                 "more values at suspension points than there is room for", self.function
             )
+        self.added += POLL_BYTES_MIN if event.kind in (LOOP, ENTRY) else CALL_BYTES_MIN
+        self.added += VALUE_BYTES_MIN * len(held)
+        if event.end - self.first + self.added > FUNCTION_BYTES_MAX:
+            raise UnsupportedFeatureError("more code than engines allow", self.function)
         for opener in reversed(self.control):
             if opener.has_site:
                 break
@@ -272,7 +282,8 @@ class _Decoder:
         event = Event(kind, start, end, use, define)
         self.events.append(event)
         event.outer = self.control[-1] if self.control else None
-        if len(self.events) * len(self.locals) > MASKS_BYTES_MAX * 8:
+        count = len(self.events)
+        if count > EVENTS_MAX or count * len(self.locals) > MASKS_BYTES_MAX * 8:
             raise UnsupportedFeatureError("more locals and blocks than there is room for", self.function)
         return event
 

@@ -53,6 +53,7 @@ from .events import (
     BR_ON_NULL,
     BR_TABLE,
     CALL,
+    CALL_BYTES_MIN,
     CALL_INDIRECT,
     DATA_DROP,
     DEAD,
@@ -60,6 +61,7 @@ from .events import (
     ELSE,
     END,
     ENTRY,
+    FUNCTION_BYTES_MAX,
     IF,
     LOOP,
     REF_FUNC,
@@ -67,6 +69,7 @@ from .events import (
     RETURN_CALL_INDIRECT,
     SEGMENT_KINDS,
     TRY_TABLE,
+    VALUE_BYTES_MIN,
     Body,
     Event,
 )
@@ -97,7 +100,6 @@ from .index_spaces import (
     sleb_bytes,
 )
 
-FUNCTION_BYTES_MAX = 7_654_321  # the largest body that engines take
 SLOTS_MAX = 50_000
 
 _DUMMIES = {
@@ -342,6 +344,9 @@ def slot_declarations(body: Body) -> tuple[int, bytes]:
 def function_code(body: Body, target: Target) -> tuple[bytes, list[int]]:
     """The whole of a body for the base module, without its size, and the offsets of unlikely branches in
     it."""
+    added = sum(CALL_BYTES_MIN + VALUE_BYTES_MIN * site.live.bit_count() for site in body.sites)
+    if body.end - body.first + added > FUNCTION_BYTES_MAX:  # before any of it is made
+        raise UnsupportedFeatureError("more code than engines allow", body.function)
     emitter = Emitter(body, target, Layouts(body))
     count, declared = body.declared
     more, slots = slot_declarations(body)

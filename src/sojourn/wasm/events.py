@@ -23,6 +23,9 @@ SEGMENT_KINDS = frozenset(
 )
 DROPS = frozenset((DATA_DROP, ELEM_DROP))
 BR_ON_CAST, BR_ON_CAST_FAIL = 0xFB18, 0xFB19
+FUNCTION_BYTES_MAX = 7_654_321  # the largest body that engines take
+# What a site adds to the code at least: behind a call; where there is a poll; for each value that it saves.
+CALL_BYTES_MIN, POLL_BYTES_MIN, VALUE_BYTES_MIN = 12, 20, 2
 
 
 class Event:
