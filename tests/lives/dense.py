@@ -23,7 +23,7 @@ from sojourn.store.home import Home
 from sojourn.vm.process.command import Command
 from sojourn.vm.process.compiled import CompiledModules
 from sojourn.vm.process.engine import THREAD_STACK_BYTES
-from sojourn.vm.process.snapshots import context_of, put, take
+from sojourn.vm.process.snapshots import Snapshot, context_of, put, take
 from sojourn.vm.process.streams import Collected, Given, Streams
 from sojourn.vm.process.virtual_machine import VirtualMachine
 
@@ -117,7 +117,17 @@ class Dense:
     def _moved(self, machine: VirtualMachine, streams: Streams) -> VirtualMachine:
         """A fresh machine that goes on where the other was left; that one is gone."""
         snapshot = take(machine)
-        context = context_of(
+        context = self._context(snapshot)
+        saved = self._store.save(context, snapshot.views)
+        machine.close()
+        with self._store.load(PID, saved.digest) as stored:
+            fresh = self._machine(streams, stored.context)
+            put(fresh, stored, None, 1)
+        self._store.remove(PID)
+        return fresh
+
+    def _context(self, snapshot: Snapshot) -> Context:
+        return context_of(
             snapshot,
             program="sha256:" + DIGEST,
             runtime="sha256:" + DIGEST,
@@ -129,13 +139,6 @@ class Dense:
             grants=[],
             limits={},
         )
-        saved = self._store.save(context, snapshot.views)
-        machine.close()
-        with self._store.load(PID, saved.digest) as stored:
-            fresh = self._machine(streams, stored.context)
-            put(fresh, stored, None)
-        self._store.remove(PID)
-        return fresh
 
 
 def each_poll(lives_max: int) -> Callable[[int], float | None]:

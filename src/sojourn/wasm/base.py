@@ -83,8 +83,8 @@ from .binary import (
 )
 from .body import decode
 from .callgraph import Calls, Segment, address_taken, calls_of, table_entries, with_other_functions
-from .emit import FUNCTION_BYTES_MAX, Target, dummy, function_code
-from .events import DROPS, MEMORY_INIT, TABLE_INIT, Body, Suspensions
+from .emit import Target, dummy, function_code
+from .events import DROPS, FUNCTION_BYTES_MAX, MEMORY_INIT, TABLE_INIT, Body, Suspensions
 from .frames import global_get, global_set, helper_body, i32_const, local_get, save_code, sized
 from .index_spaces import (
     ANYREF,
