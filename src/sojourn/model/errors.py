@@ -88,6 +88,10 @@ class StoreError(SojournError):
     """The store (``$SOJOURN_HOME``) cannot be used: not writable, full, owned by somebody else, damaged."""
 
 
+class HostFullError(SojournError):
+    """The operating system gives no more descriptors, threads or memory to this host."""
+
+
 class RuntimeUnavailableError(SojournError):
     """The Python runtime or the engine is missing or damaged."""
 

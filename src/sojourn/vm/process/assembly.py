@@ -11,6 +11,7 @@ from sojourn.model.limits import LIMITS, Limits
 
 from .engine import CompiledModule
 from .filesystems import new_tree
+from .room import room
 from .streams import Streams
 from .surroundings import Surroundings
 from .virtual_machine import VirtualMachine
@@ -56,10 +57,12 @@ def assemble(
         LimitError: a limit leaves no room even for an empty file system, or for the first descriptors; with
             ``state``, for what the process has already.
         ContextError: the state is damaged.
+        HostFullError: the system has no room for another process.
     """
     parts = _NEW if state is None else _parts(state)
     try:
-        return _assemble(module, limits, streams, mount, args, environ, secrets, monotonic_ns, parts)
+        with room():
+            return _assemble(module, limits, streams, mount, args, environ, secrets, monotonic_ns, parts)
     except LimitReached as error:
         spec = LIMITS[error.name]
         held = "begins with" if state is None else "has already"

@@ -27,6 +27,7 @@ from .command import Command
 from .compiled import CompiledModules
 from .engine import THREAD_STACK_BYTES, Instance
 from .images import Image
+from .room import raise_descriptors, room
 from .runtime import PROGRAM_FOLDER, PythonRuntime, PythonStart
 from .snapshots import put
 from .streams import Streams
@@ -145,12 +146,19 @@ class RunningProcess:
         Args:
             enter: what the machine runs; None when it goes on with what it was restored to.
             ended: called on the guest's thread at the end, before ``wait`` returns.
+
+        Raises:
+            HostFullError: the system gives no more threads. The machine is closed then.
         """
         thread = threading.Thread(target=self._run, args=(enter, ended), name="sojourn-guest", daemon=True)
         with _stack_size_lock:
             before = threading.stack_size(THREAD_STACK_BYTES)
             try:
-                thread.start()
+                with room():
+                    thread.start()
+            except BaseException:
+                self._machine.close()
+                raise
             finally:
                 threading.stack_size(before)
 
@@ -199,6 +207,7 @@ class ProcessMonitor:
     """Runs programs in process VMs. One for each home and operating-system process; thread-safe."""
 
     def __init__(self, home: Home, *, progress: Progress | None = None) -> None:
+        raise_descriptors()
         self._home = home
         self._progress = progress or Silent()
         self._modules = CompiledModules(home, self._progress)
