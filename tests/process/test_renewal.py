@@ -146,7 +146,11 @@ def test_the_normal_number_of_a_legacy_generator_goes_with_its_state(known: bool
     put(memory, OBJECT + 8, SEQUENCE)
     put(memory, 0x8000 + 12, OBJECT)
     renew(memory, ROOT)
-    assert (bytes(memory[0x8000 + 48 : 0x8000 + 56]) != bytes(8)) == known
+    assert bytes(memory[0x8000 + 48 : 0x8000 + 56]) == bytes(8)  # no number was held
+    held = struct.pack("<d", 0.5)
+    memory[0x8000 + 48 : 0x8000 + 56] = held
+    renew(memory, ROOT)
+    assert (bytes(memory[0x8000 + 48 : 0x8000 + 56]) != held) == known
 
 
 def test_blocks_are_followed() -> None:

@@ -27,6 +27,7 @@ SELF, IDENTITY, LIFE, BLOCKS, NONE, FLOAT, RANDOM_BYTES, ROOT_WORDS = 4, 5, 6, 7
 KINDS = ("Random", "twister", "RandomState", "MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 HEAD_WORDS, ENTRY_WORDS = 2, 3
 ENTRIES_MAX = 1 << 16
+_ENTRY = struct.Struct(f"<{ENTRY_WORDS}I")
 _TWISTER = TWISTER_WORDS * 4
 # Of each kind the offsets and sizes of what may be any bits: states, and numbers drawn but not yet used.
 _ANY_BITS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -148,10 +149,10 @@ class _Renewal:
             count = min(guest.word(block + 4), left)
             left -= max(count, 1)
             first = block + 4 * HEAD_WORDS
-            for entry in range(first, first + 4 * ENTRY_WORDS * count, 4 * ENTRY_WORDS):
-                kind = guest.word(entry)
+            data = guest.memory[first : first + _ENTRY.size * count]
+            for kind, place, evidence in _ENTRY.iter_unpack(data[: len(data) // _ENTRY.size * _ENTRY.size]):
                 if 0 < kind <= len(KINDS):
-                    yield KINDS[kind - 1], guest.word(entry + 4), guest.word(entry + 8)
+                    yield KINDS[kind - 1], place, evidence
             block = guest.word(block)
 
     def _renew_state(self, kind: str, place: int, evidence: int) -> bool:
@@ -201,7 +202,10 @@ class _Renewal:
             guest.put(values + _FIRST_VALUE, self._none)
 
     def _renew_gauss(self, place: int) -> None:
-        """The same in a ``RandomState``, which may hold it as a number: another normal number will do."""
-        if self._guest.has(place, _GAUSS + 8):
+        """The same in a ``RandomState``, which may hold it as a number: another normal number will do. 0 is
+        none: never set, or used."""
+        if self._guest.has(place, _GAUSS + 8) and any(
+            self._guest.memory[place + _GAUSS : place + _GAUSS + 8]
+        ):
             number = struct.pack("<d", random.SystemRandom().gauss(0.0, 1.0))
             self._guest.memory[place + _GAUSS : place + _GAUSS + 8] = number
