@@ -61,3 +61,11 @@ def test_what_happens_first_in_order_is_raised() -> None:
 
     with pytest.raises(ValueError, match="^0$"):
         in_shares(3 * SHARE_MIN, fail)
+
+
+def test_without_threads_it_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert in_shares(3 * SHARE_MIN, lambda begin, end: end - begin) == [SHARE_MIN] * 3

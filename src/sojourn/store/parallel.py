@@ -35,11 +35,14 @@ def in_shares(count: int, work: Callable[[int, int], T]) -> list[T]:
         except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
             errors[number] = error
 
-    threads = [
-        threading.Thread(target=run, args=(number,), name="sojourn-share") for number in range(1, shares)
-    ]
-    for thread in threads:
-        thread.start()
+    threads = []
+    for number in range(1, shares):
+        thread = threading.Thread(target=run, args=(number,), name="sojourn-share")
+        try:
+            thread.start()
+            threads.append(thread)
+        except RuntimeError:  # the system has no thread left for us
+            run(number)
     run(0)
     for thread in threads:
         thread.join()
