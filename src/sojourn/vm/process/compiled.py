@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 from sojourn.model.errors import ModuleError
@@ -52,9 +53,9 @@ _CALIBRATION_S = 0.034
 _STEP_S = 0.2
 _FACTS, _PLAN = ".facts", ".plan"
 SPLIT_VERSION = 3  # goes up with every change of how the base and the parts of a split module are made
-# What the base of a split module costs, in bytes of a module: what runs at the start is larger than most
-# functions, and each of the others has a stub or a gap, and is looked through for calls.
-_RESIDENT_TIMES, _STUB_BYTES = 2, 120
+# What the base of a split module costs, in bytes of a module: what runs at the start is changed on one
+# processor, and each of the other functions has a gap.
+_RESIDENT_TIMES, _GAP_BYTES = 1.2, 9
 _log = logging.getLogger(__name__)
 
 
@@ -356,7 +357,7 @@ def base_estimate_s(original: bytes, record: Recorded) -> float | None:
     """As ``estimate_s``, for the base of a module that is split."""
     _, starts = Module.parse(original).bodies()
     resident = len(record.layers[0].functions) / max(1, len(starts)) * starts[-1]
-    return estimate_s(int(_RESIDENT_TIMES * resident + _STUB_BYTES * len(starts)))
+    return estimate_s(int(_RESIDENT_TIMES * resident + _GAP_BYTES * len(starts)))
 
 
 def estimate_s(module_bytes: int) -> float | None:
@@ -368,7 +369,7 @@ def estimate_s(module_bytes: int) -> float | None:
 
 
 def _measure() -> float:
-    """Processor seconds for compiling a fixed, small module."""
+    """Seconds for compiling a fixed, small module: more when others use the processors."""
     one = bytes([0x41, 1, 0x41, 2, 0x6A, 0x41, 3, 0x6C, 0x1A])  # (1 + 2) * 3, dropped
     body = b"\0" + one * 400 + b"\x0b"
     size = len(body).to_bytes(2, "little")
@@ -386,14 +387,14 @@ def _measure() -> float:
         + code
     )
     check_valid(module)  # the first pays for starting the engine
-    return min(_timed(module) for _ in range(3))
+    return median(_timed(module) for _ in range(3))
 
 
 def _timed(module: bytes) -> float:
     prepared = prepare(module)
-    begun = time.process_time()
+    begun = time.perf_counter()
     compile_module(prepared)
-    return time.process_time() - begun
+    return time.perf_counter() - begun
 
 
 def apart(work: Callable[[], T]) -> T:
