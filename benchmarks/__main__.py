@@ -31,7 +31,7 @@ from sojourn.vm.process.preparing import prepare
 from sojourn.vm.process.runtime import PythonRuntime, PythonStart
 from sojourn.vm.process.streams import Collected, Feed, Given, Streams
 
-from . import context, copies, lives, peers, report, resumable, sharing
+from . import context, copies, lives, peers, processes, report, resumable, sharing
 from .measure import Table, rate, timed
 
 HERE = Path(__file__).parent
@@ -313,6 +313,7 @@ SECTIONS: dict[str, Section] = {
     "calls": lambda home, runtime, rounds: [calls(home.path, rounds)],
     "checkpoints": lambda home, runtime, rounds: context.checkpoints(home.tmp, runtime, rounds),
     "lives": lives.lives,
+    "processes": processes.measure,
     "resumable": resumable.measure,
     "sharing": sharing.measure,
     "resumable-build": lambda home, runtime, rounds: [resumable.builds(runtime)],

@@ -101,7 +101,8 @@ class Keeper:
         """
         context, views = self._taken(line, machine, line.pid, waiting=waiting)
         before = line.previous
-        saved = self.store.save(context, views, previous=before, durable=durable)
+        # What waits may lie there for long, by the thousand, and nobody waits for it to be stored.
+        saved = self.store.save(context, views, previous=before, compress=waiting, durable=durable)
         line.last = saved.digest
         line.sequence += 1
         if before is not None:
