@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -220,7 +218,8 @@ class Storm:
         self.homes = [folder / "home", folder / "elsewhere"]
         for home in self.homes:
             home.mkdir(mode=0o700)
-            shutil.copytree(cache, home / "cache", copy_function=os.link)
+            for shared in (cache, cache.parent / "locks"):
+                (home / shared.name).symlink_to(shared.resolve())
         for kind, text in PROGRAMS.items():
             (folder / f"storm_{kind}.py").write_text(text)
         (folder / "counting.wasm").write_bytes(wat(COUNTING))
