@@ -402,6 +402,18 @@ def test_nothing_stays_open_for_an_evicted_process(
         answer(process, b"%d" % number)
 
 
+def test_memory_is_given_back_once_for_many_evictions(
+    client: sojourn.Client, module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("sojourn.host.residents.give_back", lambda: given.append(1))
+    processes = [client.start(module(ECHO), idle_after=0.01) for _ in range(10)]
+    for process in processes:
+        suspended(process)
+    until(lambda: given, "memory is given back")
+    assert len(given) < len(processes)
+
+
 def guests() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "sojourn-guest"]
 

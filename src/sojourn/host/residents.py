@@ -33,10 +33,12 @@ from sojourn.vm.process.streams import Collected
 
 from .asking import end_suspended
 from .embedded import EmbeddedHost
+from .heap import give_back
 from .hosted import Away, HostedProcess, NotWaiting
 from .inbox import Inbox
 from .requests import LaunchRequest
 
+GIVE_BACK_S = 1.0  # so long after an eviction memory is given back, for all that are evicted until then
 LOOK_S = 0.25  # how often somebody who waits looks whether another host has changed what is out here
 _CLOSING = "its host is closing"
 _log = logging.getLogger(__name__)
@@ -305,6 +307,7 @@ class Resident:
             elif away is not None and away.due_s is not None:
                 self._timer = self._residents.host.timers.add(away.due_s, self.resume)
             self._changed.notify_all()
+        self._residents.give_back_soon()
         if reason is not None:
             self._end_out(reason)
 
@@ -369,6 +372,7 @@ class Residents:
         self._lock = threading.Lock()
         self._found: dict[str, Resident] = {}
         self.closed = False
+        self._gives_back = False  # soon
 
     def start(
         self,
@@ -414,6 +418,19 @@ class Residents:
         with self._lock:
             if self._found.get(resident.pid) is resident:
                 del self._found[resident.pid]
+
+    def give_back_soon(self) -> None:
+        """Give back to the system what an evicted process has left in the heap."""
+        with self._lock:
+            if self._gives_back:
+                return
+            self._gives_back = True
+        self.host.timers.add(time.monotonic() + GIVE_BACK_S, self._give_back)
+
+    def _give_back(self) -> None:
+        with self._lock:
+            self._gives_back = False
+        self.work(give_back)
 
     def work(self, call: Callable[[], object]) -> bool:
         """Have a worker do something; False when this is closed."""
