@@ -8,6 +8,7 @@ import pytest
 
 from sojourn.wasm import base, peel
 from sojourn.wasm.base import make_resumable
+from sojourn.wasm.emit import TURNS, UNROLLED_BYTES_MAX
 from sojourn.wasm.twins import SiteError, Twins
 
 from ..wat import wat
@@ -24,6 +25,31 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
             (br_if $l (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))
           (local.get 1))""",
         [(1,), (5,)],
+    ),
+    "small loops": (
+        """(func (export "f") (param i32) (result i32) (local i32 i32)
+          (block $out (block $other
+            (loop $l
+              (local.set 1 (i32.add (i32.mul (local.get 1) (i32.const 3)) (local.get 0)))
+              (br_if $l (i32.and (local.get 1) (i32.const 1)))
+              (br_table $l $other $out (i32.rem_u (local.get 1) (i32.const 3)))))
+            (local.set 1 (i32.add (local.get 1) (i32.const 1000))))
+          (local.set 2 (i32.const 11))
+          (i32.const 5)
+          (loop $l (result i32)
+            (if (i32.gt_s (local.get 2) (i32.const 6)) (then
+              (local.set 2 (i32.sub (local.get 2) (i32.const 1))) (br $l)))
+            (block $b (br_if $b (i32.eqz (local.get 2)))
+              (local.set 2 (i32.sub (local.get 2) (i32.const 1))) (br $l))
+            (local.get 1))
+          (local.set 1 (i32.add))
+          (local.set 2 (i32.const 9))
+          (loop $l
+            (if (i32.eqz (local.tee 2 (i32.sub (local.get 2) (i32.const 1))))
+              (then (return (local.get 1))))
+            (br $l))
+          (unreachable))""",
+        [(1,), (2,), (8,), (11,)],
     ),
     "recursion": (
         """(func $f (export "f") (param i32) (result i32)
@@ -238,6 +264,17 @@ def test_a_call_that_comes_last_leaves_no_frame() -> None:
     assert twins.record_bytes(2, 0) > 0
     with pytest.raises(SiteError):
         twins.record_bytes(1, 0)
+
+
+def test_a_small_loop_asks_once_in_several_turns() -> None:
+    turn, poll = b"\x41\x95\x9a\xef\x3a", b"\xfe\x10\x42"  # i32.const 123456789, i32.atomic.load
+    large = "(global.set $g (i32.const 1))" * UNROLLED_BYTES_MAX
+    for more, copies, polls in (("", TURNS, 1), (large, 1, 1), ("(call $f (i32.const 0))", 1, 2)):
+        text = f"""(module (global $g (mut i32) (i32.const 0))
+          (func $f (export "f") (param i32) (loop $l {more}
+            (br_if $l (local.tee 0 (i32.xor (local.get 0) (i32.const 123456789)))))))"""
+        code = make_resumable(wat(text)).code
+        assert (code.count(turn), code.count(poll)) == (copies, polls)
 
 
 def test_an_import_is_called_again() -> None:

@@ -103,7 +103,7 @@ from .peel import CONTINUATION_BYTES_MIN, Peeling, continuable, continuation_typ
 from .plan import Plan, make_plan
 from .stubs import dispatcher, entry, free_gaps_of_types, stub
 
-RESUMABLE_VERSION = 5  # goes up with every change of what comes out
+RESUMABLE_VERSION = 6  # goes up with every change of what comes out
 
 # A continuation (``peel``): its site, what it takes and gives, its code.
 Continuation = tuple[int, Sequence[int], Sequence[int], bytes]

@@ -34,6 +34,20 @@ The head of a loop, and the entry of some functions, *polls*::
 
 The load is atomic because an engine may merge two plain loads of one address when nothing is stored
 between, and a loop that stores nothing could then never be stopped. It is the same machine instruction.
+
+In a small loop that has no other site the poll would be a large part of each turn. It is written in
+``TURNS`` copies and asks once for all of them; a branch to its head goes to the next copy. Before and after::
+
+    loop $l                      block $out
+      <body>                       loop $l
+    end                              <poll>
+                                     block $l <body> br $out end     ;; TURNS - 1 times
+                                     <body>
+                                   end
+                                 end
+
+At the head everything is as it was, so the site means the same, and a twin still takes single turns until
+it comes to the head.
 """
 
 from __future__ import annotations
@@ -101,6 +115,8 @@ from .index_spaces import (
 )
 
 SLOTS_MAX = 50_000
+UNROLLED_BYTES_MAX = 48  # of a loop
+TURNS = 4  # for one poll, in such a loop
 
 _DUMMIES = {
     I32: b"\x41\0",
@@ -112,7 +128,7 @@ _DUMMIES = {
 _CASTS = (BR_ON_CAST, BR_ON_CAST_FAIL)
 _BRANCHES = frozenset((BR, BR_IF, BR_TABLE, BR_ON_NULL, BR_ON_NON_NULL, *_CASTS))
 _OPENERS = frozenset((BLOCK, LOOP, IF, TRY_TABLE))
-_IF, _END_CODE, _RETURN = b"\x04\x40", b"\x0b", b"\x0f"
+_IF, _BLOCK, _LOOP, _END_CODE, _RETURN = b"\x04\x40", b"\x02", b"\x03", b"\x0b", b"\x0f"
 
 
 class Target(Helpers, Types, Protocol):
@@ -188,12 +204,19 @@ class Emitter:
         parts, code, verbatim = self.parts, self._code, not self.relabel
         always = _MOVED if self.target.moved else _ALWAYS
         for event in events:
+            if event.start < position:
+                continue  # in a loop that was written in several copies
             if verbatim and event.site < 0 and event.copy is None and event.kind not in always:
                 continue
             if event.start > position:
                 parts.append(code[position : event.start])
             position = event.end
-            self._event(event)
+            turn = self._turn(event) if event.kind == LOOP and event.site >= 0 else []
+            if turn:
+                self._unrolled(event, turn)
+                position = turn[-1].end
+            else:
+                self._event(event)
         if end > position:
             parts.append(code[position:end])
 
@@ -228,6 +251,45 @@ class Emitter:
                 self.labels.pop()
                 self.depth -= 1
             self.parts.append(self._code[event.start : event.end])
+
+    # -- small loops ----------------------------------------------------------------------------------
+
+    def _turn(self, loop: Event) -> list[Event]:
+        """The events of a loop that is to be written in copies, its end the last; none for other loops."""
+        events, close = self.body.events, self.body.events[loop.close]
+        if close.end - loop.start > UNROLLED_BYTES_MAX or loop.signature.params:
+            return []
+        first = loop.close
+        while events[first - 1] is not close.opener:
+            first -= 1
+            if events[first].site >= 0:
+                return []
+        return events[first : loop.close + 1]
+
+    def _unrolled(self, loop: Event, turn: list[Event]) -> None:
+        """Write a loop in copies (see the module's docstring)."""
+        before = self.relabel, self.labels, self.depth
+        if not self.relabel:
+            self.relabel, self.depth = True, _depth(loop)
+            self.labels = list(range(self.depth))
+        if loop.copy is not None:
+            self.copy(*loop.copy)
+        kind, start, end = self._code[loop.start + 1 : loop.end], loop.end, turn[-1].start
+        self.parts += (_BLOCK, kind, _LOOP, kind)
+        self.depth += 2
+        self.poll(loop)
+        for _ in range(TURNS - 1):
+            self.parts.append(_BLOCK + b"\x40")
+            self.enter()
+            self.run(turn[:-1], start, end)
+            self.parts.append(b"\x0c\x02" + _END_CODE)
+            self.labels.pop()
+            self.depth -= 1
+        self.labels.append(self.depth - 1)
+        self.run(turn[:-1], start, end)
+        self.parts.append(_END_CODE * 2)
+        self.labels.pop()
+        self.relabel, self.labels, self.depth = before
 
     # -- control flow in twins ------------------------------------------------------------------------
 
@@ -311,6 +373,14 @@ class Emitter:
 _ALWAYS = frozenset((DEAD, REF_FUNC, DATA_DROP, ELEM_DROP))
 _INDIRECT = frozenset((CALL_INDIRECT, RETURN_CALL_INDIRECT))
 _MOVED = _ALWAYS | {CALL, RETURN_CALL, *_INDIRECT, *SEGMENT_KINDS}
+
+
+def _depth(event: Event) -> int:
+    """How many blocks lie around an event, the function itself among them."""
+    depth, opener = 0, event.outer
+    while opener is not None:
+        depth, opener = depth + 1, opener.outer
+    return depth
 
 
 def _type_end(event: Event, code: bytes) -> int:
