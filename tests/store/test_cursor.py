@@ -24,7 +24,6 @@ def test_a_cursor_gives_each_byte_once(path: Path) -> None:
     with OutputWriter(path) as log:
         log.write(STDOUT, b"one ")
         log.write(STDERR, b"two ")
-        assert cursor.read() == []
         log.flush()
         assert [(piece.stream, piece.offset, piece.data) for piece in cursor.read()] == [
             (STDOUT, 0, b"one "),
