@@ -16,8 +16,8 @@ from typing import Any
 
 from sojourn.bundle.build import build_script, build_wasm
 from sojourn.cli.grants import directory_grants
-from sojourn.cli.programs import runtime
 from sojourn.host.embedded import EmbeddedHost, HostedProcess
+from sojourn.host.programs import runtime
 from sojourn.host.requests import LaunchRequest
 from sojourn.host.streams import FdSource
 from sojourn.model.limits import Limits

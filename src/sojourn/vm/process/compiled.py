@@ -15,6 +15,7 @@ import os
 import threading
 import time
 import weakref
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -399,17 +400,28 @@ def _timed(module: bytes) -> float:
 
 def apart(work: Callable[[], T]) -> T:
     """Do ``work`` on another thread. A signal that comes meanwhile is handled at once, though the compiler
-    does not know of it; what the handler raises ends the wait, and the work goes on unheeded."""
-    done: Future[T] = Future()
+    does not know of it; what the handler raises ends the wait, and the work goes on unheeded.
+
+    The wait is on a plain lock: conditions, events and the start of a ``Thread`` are Python code, and break
+    when a handler raises in the middle of them. It is short, and made again: a signal that comes just before
+    a wait begins does not end it.
+    """
+    result: Future[T] = Future()
+    working = allocate_lock()
+    working.acquire()
 
     def run() -> None:
         try:
-            done.set_result(work())
+            result.set_result(work())
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            done.set_exception(error)
+            result.set_exception(error)
+        finally:
+            working.release()
 
-    threading.Thread(target=run, name="sojourn-compile", daemon=True).start()
-    return done.result()
+    start_new_thread(run, ())
+    while not working.acquire(timeout=_STEP_S):
+        pass
+    return result.result()
 
 
 @contextmanager
