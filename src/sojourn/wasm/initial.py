@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from .binary import MalformedModuleError, Module, Reader, SectionId
+from .binary import Module, Reader, SectionId
+from .index_spaces import sleb
 
 _PASSIVE, _NAMES_MEMORY = 1, 2  # flags of a segment
 _I32_CONST, _I64_CONST, _END = 0x41, 0x42, 0x0B
@@ -40,7 +41,7 @@ class InitialMemory:
         """The place that a segment's expression says, if it says a number."""
         kind = reader.byte()
         bits = {_I32_CONST: 32, _I64_CONST: 64}.get(kind)
-        value = None if bits is None else _signed(reader) % (1 << bits)
+        value = None if bits is None else sleb(reader, 64) % (1 << bits)
         if value is None or reader.byte() != _END:
             self.known = False
             return None
@@ -61,15 +62,3 @@ class InitialMemory:
             if first < end:
                 room[first - offset : end - offset] = data[first - start : end - start]
         return bytes(room)
-
-
-def _signed(reader: Reader) -> int:
-    value = shift = 0
-    while True:
-        byte = reader.byte()
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value - (1 << shift) if byte & 0x40 else value
-        if shift > 63:
-            raise MalformedModuleError("a number that is too long", reader.pos)

@@ -39,7 +39,6 @@ else:
     from backports import zstd
 
 MAGIC = b"SOJOURN-CODE\0\1\r\n"
-MACHINES = ("aarch64", "x86_64")
 _HEADER_BYTES_MAX = 1 << 16
 _FACTS_BYTES_MAX = 64 << 20
 _CODE_BYTES_MAX = COMPILED_BYTES_PER_BYTE * MODULE_BYTES_MAX
